@@ -1,0 +1,157 @@
+"""The three engines behind one interface; each imports its library only when a model needs it.
+
+Calls are safe from any number of threads and greenlets at once. One thread a call: a server scales by workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .bundle import Manifest
+
+Tensors = dict[str, np.ndarray]
+
+
+class EngineError(RuntimeError):
+    """The engine cannot load the model, or refused a call."""
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Answer one batch.
+
+        `inputs` holds an array for each of the manifest's inputs, of its dtype and shape ([batch, …], strings as
+        object arrays); the answer holds one for each output. Raises EngineError where the engine refuses the call.
+        """
+        ...
+
+
+class LiteRT:
+    """TensorFlow Lite's successor. An interpreter serves one call at a time, so idle ones wait in a pool.
+
+    The pool is a plain deque and not a thread-local: gevent makes those greenlet-local, and every request would
+    pay for an interpreter of its own.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._new: Callable[[], Any] = lambda: Interpreter(model_path=str(folder / manifest.file), num_threads=1)
+        interpreter = self._new()
+        signature = interpreter.get_signature_runner(manifest.signature)
+        inputs, outputs = signature.get_input_details(), signature.get_output_details()
+        self._inputs = [(spec.name, inputs[spec.engine_name]["index"]) for spec in manifest.inputs]
+        self._outputs = [(spec.name, outputs[spec.engine_name]["index"]) for spec in manifest.outputs]
+        del signature, inputs, outputs
+        self._idle: deque[tuple[Any, list[tuple[int, ...]]]] = deque([(interpreter, [])])
+
+    def run(self, inputs: Tensors) -> Tensors:
+        try:
+            interpreter, shapes = self._idle.pop()
+        except IndexError:
+            interpreter, shapes = self._new(), []
+        # A refused call leaves the interpreter in an undefined state: it goes back to the pool only after success.
+        wanted = [inputs[name].shape for name, _ in self._inputs]
+        try:
+            if wanted != shapes:
+                for (_, index), shape in zip(self._inputs, wanted, strict=True):
+                    interpreter.resize_tensor_input(index, shape)
+                interpreter.allocate_tensors()
+            for name, index in self._inputs:
+                interpreter.set_tensor(index, inputs[name])
+            interpreter.invoke()
+            answer = {name: interpreter.get_tensor(index) for name, index in self._outputs}
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"LiteRT: {error}") from error
+        self._idle.append((interpreter, wanted))
+        return answer
+
+
+class OnnxRuntime:
+    """ONNX Runtime; a session serves any number of threads."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(folder / manifest.file), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = [(spec.name, spec.engine_name) for spec in manifest.inputs]
+        self._outputs = [spec.name for spec in manifest.outputs]
+        self._fetch = [spec.engine_name for spec in manifest.outputs]
+
+    def run(self, inputs: Tensors) -> Tensors:
+        try:
+            values = self._session.run(self._fetch, {engine_name: inputs[name] for name, engine_name in self._inputs})
+        except Exception as error:  # its exceptions share no base but Exception
+            raise EngineError(f"ONNX Runtime: {error}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+
+class TensorFlow:
+    """A SavedModel's concrete function, for what neither of the others takes. Import it after the fork only."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        tf = import_tensorflow()
+        self._errors = tf.errors.OpError
+        self._tensor = tf.constant
+        self._model = tf.saved_model.load(str(folder / manifest.file))
+        self._call = self._model.signatures[manifest.signature]
+        self._inputs = [(spec.name, spec.engine_name) for spec in manifest.inputs]
+        self._outputs = [(spec.name, spec.engine_name) for spec in manifest.outputs]
+
+    def run(self, inputs: Tensors) -> Tensors:
+        try:
+            values = self._call(**{engine_name: self._tensor(inputs[name]) for name, engine_name in self._inputs})
+            return {name: values[engine_name].numpy() for name, engine_name in self._outputs}
+        except (self._errors, ValueError, TypeError) as error:
+            raise EngineError(f"TensorFlow: {error}") from error
+
+
+ENGINES: dict[str, Callable[[Manifest, Path], Engine]] = {
+    "litert": LiteRT,
+    "onnx": OnnxRuntime,
+    "tensorflow": TensorFlow,
+}
+
+
+def load_engine(manifest: Manifest, folder: Path) -> Engine:
+    """Load the model in `folder` (the one manifest.json is in) with the engine it was compiled for.
+
+    Raises EngineError when the engine's library is missing or refuses the file.
+    """
+    try:
+        return ENGINES[manifest.engine](manifest, folder)
+    except ImportError as error:
+        raise EngineError(
+            f"{manifest.name} needs the engine {manifest.engine}, which is not installed ({error}). "
+            f"Install requirements/{manifest.engine}.txt."
+        ) from error
+    except Exception as error:
+        raise EngineError(f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}") from error
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow without its start-up chatter and without a look for GPUs; one thread a call."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass  # a second model in this process: the first has set them
+    return tf
