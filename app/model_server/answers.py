@@ -1,0 +1,100 @@
+"""From an engine's output tensors to answers that people read, and their check against what a card expects."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .bundle import Example, Manifest, OutputSpec
+
+Tensors = dict[str, np.ndarray]
+
+
+def decode(manifest: Manifest, outputs: Tensors, row: int = 0) -> dict[str, dict[str, Any]]:
+    """The answer to one row of the batch, by output name.
+
+    `values` is the output without the batch axis: an array (or scalar) of NumPy's, nested lists where it
+    holds text. A "classes" or "binary" output also has `index`, `label` (the index as text where the card
+    names none), and `probability` of that label where its score is one, within 0 … 1.
+    """
+    return {spec.name: _decode(spec, outputs[spec.name][row]) for spec in manifest.outputs}
+
+
+def verdict(manifest: Manifest, outputs: Tensors) -> Any:
+    """The first output's answer at its shortest: the index of the class (binary: 0 or 1), else the numbers."""
+    answer = _decode(manifest.outputs[0], outputs[manifest.outputs[0].name][0])
+    return answer.get("index", answer["values"])
+
+
+def check_expected(manifest: Manifest, outputs: Tensors, example: Example) -> str | None:
+    """Compare a batch of one with what the example expects; None if it is right, else the reason in a
+    sentence.
+
+    A text is compared with the label; an integer with the index of a "classes" or "binary" output; other
+    numbers and lists with the values, each within the example's tolerance.
+    """
+    known = {spec.name: spec for spec in manifest.outputs}
+    for name, expected in example.expect.items():
+        if name not in known:
+            return f"example {example.name} expects an output {name}; the model has {', '.join(known)}"
+        reason = _mismatch(known[name], outputs[name][0], expected, example.tolerance)
+        if reason:
+            return f"example {example.name}: {name} should be {expected}, {reason}"
+    return None
+
+
+def _decode(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
+    answer: dict[str, Any] = {"values": _text(values) if values.dtype.kind in "OSU" else values}
+    if spec.kind == "numbers" or not values.size:
+        return answer
+    scores = np.ravel(values)
+    if not np.isfinite(scores).all():
+        return {"index": None, "label": None} | answer
+    if spec.kind == "binary":
+        index = int(scores[0] > spec.threshold)
+        score = scores[0] if index else 1 - scores[0]
+    else:
+        index = int(scores.argmax())
+        score = scores[index]
+    answer = {"index": index, "label": spec.labels[index] if spec.labels else str(index)} | answer
+    return answer | ({"probability": score} if 0 <= score <= 1 else {})
+
+
+def _text(values: np.ndarray) -> Any:
+    """Text as JSON has it; bytes that are not UTF-8 keep their replacement marks."""
+    decoded = [
+        item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in np.ravel(values)
+    ]
+    return np.array(decoded, dtype=object).reshape(values.shape).tolist()
+
+
+def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: float) -> str | None:
+    answer = _decode(spec, values)
+    by_label = isinstance(expected, str) or (isinstance(expected, bool | int) and spec.kind != "numbers")
+    if by_label and spec.kind != "numbers":
+        given = answer["label"] if isinstance(expected, str) else answer["index"]
+        probability = f" (probability {answer['probability']:.3g})" if "probability" in answer else ""
+        return None if given == expected else f"but is {given}{probability}"
+    if values.dtype.kind in "OSU":
+        return (
+            None
+            if np.array_equal(np.ravel(answer["values"]), np.ravel(expected))
+            else f"but is {answer['values']}"
+        )
+    try:
+        wanted = np.asarray(expected, dtype=float)
+    except (TypeError, ValueError):
+        return "which are not numbers, as the model's are"
+    if wanted.size != values.size:
+        return f"but has {values.size} numbers instead of {wanted.size}"
+    found = np.ravel(values).astype(float)
+    difference = np.abs(found - wanted.ravel())
+    difference[np.isnan(found) & np.isnan(wanted.ravel())] = 0
+    worst = float(difference.max(initial=0.0)) if not np.isnan(difference).any() else math.nan
+    return (
+        None
+        if worst <= tolerance
+        else f"but is {answer['values']} (off by {worst:.3g}, allowed {tolerance:g})"
+    )

@@ -1,0 +1,265 @@
+"""From what a client sends to the tensors that an engine takes.
+
+Every function returns `{input name: array}`, the batch axis first, in the dtype of the manifest, and raises
+InputError with a message meant for the client.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .bundle import Example, InputSpec, Manifest
+
+MAX_PIXELS = 25_000_000
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+
+Tensors = dict[str, np.ndarray]
+
+
+class InputError(ValueError):
+    """The request cannot be answered as it stands; the message says what to change."""
+
+
+def takes_image(manifest: Manifest) -> bool:
+    """Whether the model's one input is a picture, so that an upload alone is a whole request."""
+    return len(manifest.inputs) == 1 and manifest.inputs[0].kind == "image"
+
+
+def encode_upload(manifest: Manifest, data: bytes, max_pixels: int = MAX_PIXELS) -> Tensors:
+    """Decode a picture, in memory, into a batch of one.
+
+    It is turned as its EXIF orientation says, laid on white where it is transparent, stretched to the height
+    and width of the model, and becomes pixel * scale + offset. More than `max_pixels` pixels are refused
+    before decoding.
+    """
+    if not takes_image(manifest):
+        raise InputError(f"the model {manifest.name} does not take a picture; it takes {_wanted(manifest)}")
+    return encode_rows(manifest, [data], max_pixels)
+
+
+def encode_row(manifest: Manifest, row: Any, max_pixels: int = MAX_PIXELS) -> Tensors:
+    """Turn one row into a batch of one.
+
+    A row is the bare value (a number or nested lists, without the batch axis) where the model has a single
+    input, or an object whose keys are input names, column names, or both. A picture's value is its pixels as
+    the model takes them (scaled), or the bytes of a picture file, as bytes or as `{"b64": "…"}`.
+    """
+    return encode_rows(manifest, [row], max_pixels)
+
+
+def encode_rows(manifest: Manifest, rows: Any, max_pixels: int = MAX_PIXELS) -> Tensors:
+    """Turn a list of rows, each as in encode_row and not empty, into one batch."""
+    if not isinstance(rows, list) or not rows:
+        raise InputError("the rows must be a list that is not empty")
+    columns = [_by_input(manifest, row, f"row {number}: ") for number, row in enumerate(rows, 1)]
+    tensors = {}
+    for spec in manifest.inputs:
+        values = [column[spec.name] for column in columns]
+        if spec.kind == "image":
+            values = [_pixels(spec, value, max_pixels) for value in values]
+        tensors[spec.name] = to_tensor(spec, values)
+    return tensors
+
+
+def encode_example(manifest: Manifest, example: Example, folder: Path) -> Tensors:
+    """Turn an example into a batch of one; the pictures it names are read from `folder`, the model's in the
+    bundle.
+    """
+
+    def read(value: Any) -> Any:
+        return (folder / value).read_bytes() if isinstance(value, str) else value
+
+    row = example.input
+    return encode_row(
+        manifest, {key: read(value) for key, value in row.items()} if isinstance(row, dict) else read(row)
+    )
+
+
+def zeros(manifest: Manifest) -> Tensors:
+    """A batch of one for a model without examples: zeros and empty strings, free lengths taken as 1."""
+    return {
+        spec.name: np.full([max(size, 1) for size in spec.shape], b"", object)
+        if spec.dtype == "string"
+        else np.zeros([max(size, 1) for size in spec.shape], spec.dtype)
+        for spec in manifest.inputs
+    }
+
+
+def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
+    """Turn nested lists, the batch axis first, into an array of the input's dtype and shape.
+
+    Ragged lists and wrong shapes are refused, so are strings and booleans for numbers and fractions (also
+    1.0) for integers. Strings are text or `{"b64": "…"}` and become an object array of bytes.
+    """
+    text = spec.dtype == "string"
+    try:
+        tensor = np.array(_encoded(spec, value), dtype=object) if text else np.asarray(value)
+    except (ValueError, OverflowError):
+        raise InputError(
+            f"input {spec.name}: ragged; all lists of one level must have the same length"
+        ) from None
+    _check_values(spec, tensor)
+    if not _fits(tensor.shape, spec.shape):
+        raise InputError(
+            f"input {spec.name}: the shape is {list(tensor.shape)}, the model takes {shape_text(spec)}"
+        )
+    with np.errstate(over="ignore"):
+        return tensor if text else tensor.astype(spec.dtype)
+
+
+def shape_text(spec: InputSpec) -> str:
+    """The shape for a reader: `[batch, 8, 8, 1]`, with `any` for the other free lengths."""
+    sizes = ["any" if size < 0 else str(size) for size in spec.shape]
+    return f"[{', '.join(['batch', *sizes[1:]] if spec.shape[:1] == (-1,) else sizes)}]"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for a misspelt name, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (perhaps you mean {close[0]})" if close else ""
+
+
+def from_base64(text: Any) -> bytes:
+    """Decode the text of a `{"b64": "…"}`."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise InputError("b64: not base64 text") from None
+
+
+def _is_base64(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"b64"}
+
+
+def _by_input(manifest: Manifest, row: Any, where: str) -> dict[str, Any]:
+    """The row's value for each input."""
+    if not isinstance(row, dict) or (_is_base64(row) and len(manifest.inputs) == 1):
+        if len(manifest.inputs) == 1:
+            return {manifest.inputs[0].name: row}
+        raise InputError(f"{where}the model {manifest.name} takes {_wanted(manifest)}")
+    values, known = {}, []
+    for spec in manifest.inputs:
+        # A column may carry its input's name: then a list is the whole input and a number is the column.
+        if spec.name in row and (spec.name not in spec.columns or isinstance(row[spec.name], list)):
+            known.append(spec.name)
+            values[spec.name] = row[spec.name]
+        else:
+            names = spec.columns or (spec.name,)
+            known.extend(names)
+            values[spec.name] = [row.get(name) for name in names]
+    unknown, missing = [key for key in row if key not in known], [name for name in known if name not in row]
+    if unknown:
+        hint = nearest(unknown[0], missing or known)
+        raise InputError(f"{where}unknown name {unknown[0]}{hint}; the model takes {_wanted(manifest)}")
+    if missing:
+        raise InputError(f"{where}{', '.join(missing)} missing; the model takes {_wanted(manifest)}")
+    return values
+
+
+def _wanted(manifest: Manifest) -> str:
+    """What a row of this model is, for an error message."""
+    wanted = []
+    for spec in manifest.inputs:
+        if spec.kind == "columns":
+            wanted.append(f"numbers named {', '.join(spec.columns)}")
+        else:
+            shape = shape_text(spec).replace("[batch, ", "[").replace("[batch]", "a single value")
+            wanted.append(
+                f"{'a picture, or ' if spec.kind == 'image' else ''}{spec.dtype} {shape} as {spec.name}"
+            )
+    return "; ".join(wanted)
+
+
+def _encoded(spec: InputSpec, value: Any) -> Any:
+    """Nested lists of strings as nested lists of bytes."""
+    if isinstance(value, list):
+        return [_encoded(spec, item) for item in value]
+    if isinstance(value, str):
+        return value.encode()
+    if _is_base64(value):
+        return from_base64(value["b64"])
+    raise InputError(f'input {spec.name}: takes strings, as text or as {{"b64": "…"}}')
+
+
+def _check_values(spec: InputSpec, tensor: np.ndarray) -> None:
+    if spec.dtype == "string":
+        if not all(isinstance(item, bytes) for item in tensor.flat):
+            raise InputError(f"input {spec.name}: ragged; all lists of one level must have the same length")
+        return
+    wanted = np.dtype(spec.dtype)
+    if wanted.kind == "b" and tensor.dtype.kind != "b":
+        raise InputError(f"input {spec.name}: takes true and false only")
+    if wanted.kind in "iu":
+        if tensor.dtype.kind not in "iu":
+            raise InputError(
+                f"input {spec.name}: takes integers only, without a decimal point ({spec.dtype})"
+            )
+        limits = np.iinfo(wanted)
+        if tensor.size and (tensor.min() < limits.min or tensor.max() > limits.max):
+            raise InputError(
+                f"input {spec.name}: a number does not fit {spec.dtype} ({limits.min} … {limits.max})"
+            )
+    if wanted.kind == "f" and tensor.dtype.kind not in "fiu":
+        raise InputError(f"input {spec.name}: takes numbers only; null, text, true and false are none")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        size == want or (want < 0 and size > 0) for size, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _pixels(spec: InputSpec, value: Any, max_pixels: int) -> Any:
+    """A picture's tensor without the batch axis; numbers pass as they are."""
+    if _is_base64(value):
+        value = from_base64(value["b64"])
+    if not isinstance(value, bytes):
+        return value
+    pixels = _decode(spec, value, max_pixels)
+    return (255 - pixels if spec.invert else pixels) * np.float32(spec.scale) + np.float32(spec.offset)
+
+
+def _decode(spec: InputSpec, data: bytes, max_pixels: int) -> np.ndarray:
+    """Pixels 0 … 255 as float32 in the shape of `spec` without its batch axis."""
+    if not data:
+        raise InputError("the file is empty; send a picture")
+    mode = "RGB" if spec.color == "rgb" else "L"
+    # Fed hostile bytes, decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error …
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+    except Exception:
+        raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from None
+    if image.width * image.height > max_pixels:
+        raise InputError(
+            f"the picture has {image.width} x {image.height} pixels, the limit is {max_pixels / 1e6:g} million; "
+            "send it smaller"
+        )
+    height, width = spec.shape[1:3]
+    try:
+        if (
+            height > 0 and width > 0
+        ):  # JPEG then decodes straight to a smaller size, in a fraction of the memory
+            image.draft(None, (2 * max(height, width), 2 * max(height, width)))
+        ImageOps.exif_transpose(image, in_place=True)
+        size = (width if width > 0 else image.width, height if height > 0 else image.height)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA").resize(size, Image.Resampling.BILINEAR)
+            image = Image.alpha_composite(Image.new("RGBA", size, "white"), image).convert(mode)
+        else:
+            image = image.convert(mode).resize(size, Image.Resampling.BILINEAR)
+    except Exception:
+        raise InputError(
+            "the picture is damaged and cannot be decoded; save it again and send that"
+        ) from None
+    return np.asarray(image, np.float32).reshape([*size[::-1], *spec.shape[3:]])
