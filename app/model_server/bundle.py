@@ -119,3 +119,30 @@ def read_bundle(folder: Path) -> list[Manifest]:
     if not manifests:
         raise BundleError(f"{folder}: no model in this bundle. Run python -m model_server.compile models/ {folder}")
     return manifests
+
+
+def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
+    """The model that answers rows of unnamed numbers, such as {"X": "1 0|1 1"}; None where the bundle has none.
+
+    That is `wanted`, or the only model whose single input is plain numbers of shape [batch, n]. Raises BundleError
+    where `wanted` cannot take such rows, and where it is not given but several can.
+    """
+
+    def takes_rows(manifest: Manifest, kinds: tuple[str, ...]) -> bool:
+        inputs = manifest.inputs
+        return len(inputs) == 1 and inputs[0].kind in kinds and len(inputs[0].shape) == 2 and inputs[0].dtype != "string"
+
+    if wanted:
+        able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor", "columns"))]
+        for manifest in able:
+            if manifest.name == wanted:
+                return manifest
+        names = ", ".join(manifest.name for manifest in able) or "none"
+        raise BundleError(f"The rows model {wanted} is not in the bundle or takes no single row of numbers; these do: {names}.")
+    able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor",))]
+    if len(able) > 1:
+        raise BundleError(
+            f"Several models take rows of unnamed numbers: {', '.join(manifest.name for manifest in able)}. Say which one "
+            "answers them: model_server_rows_model."
+        )
+    return able[0] if able else None

@@ -1,0 +1,276 @@
+"""Puts one model's folder of the bundle together: load, check against the card, convert, prove, write."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..answers import check_expected
+from ..bundle import Example, InputSpec, Manifest, OutputSpec, TensorSpec, write_manifest
+from ..card import Card, example_files, load_card
+from ..engines import EngineError, load_engine
+from ..inputs import InputError, encode_example
+from . import CompileError
+from .convert import CANDIDATES, Candidate, Probe, compare, make_probes, reason
+from .sources import Source, load_source
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the command prints of one model: sizes in bytes; `refused` says why faster engines don't serve it."""
+
+    name: str
+    source_format: str
+    engine: str
+    size: int
+    max_difference: float
+    seconds: float
+    refused: tuple[str, ...]
+
+
+def compile_model(folder: Path, bundle: Path) -> Report:
+    """Compile the model in `folder` into `bundle`/<its name>, replacing what was there in one step.
+
+    Equal input gives an equal folder, to the byte, the mode and the time stamp. Raises CardError or CompileError, and
+    then leaves the bundle as it was.
+    """
+    start = time.monotonic()
+    card = load_card(folder)
+    partial = bundle / f".{card.name}.partial"
+    try:
+        bundle.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    except OSError as error:
+        raise CompileError(f"{bundle}: cannot be written ({error.strerror}). Make it writable for uid {os.getuid()}.") from None
+    try:
+        with tempfile.TemporaryDirectory(prefix="compile-") as scratch, _quiet():
+            manifest, candidate, refused = _compile(card, partial, Path(scratch))
+        write_manifest(manifest, partial)
+        _normalise(partial)
+        _replace(partial, bundle / card.name)
+    except CompileError as error:
+        message = str(error)
+        raise CompileError(message if str(folder) in message else f"{folder}: {message}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Report(
+        name=card.name,
+        source_format=manifest.source_format,
+        engine=candidate.title,
+        size=_size(bundle / card.name / manifest.file),
+        max_difference=manifest.max_difference,
+        seconds=time.monotonic() - start,
+        refused=refused,
+    )
+
+
+def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candidate, tuple[str, ...]]:
+    source = load_source(card, scratch)
+    draft = _draft(card, source)
+    for example in draft.examples:
+        for name in example_files(example.input):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(card.folder / name, folder / name)
+    encoded = {}
+    for example in draft.examples:
+        try:
+            encoded[example.name] = encode_example(draft, example, folder)
+        except InputError as error:
+            raise CompileError(f"{card.path}: example {example.name}: {error}.") from None
+    probes = make_probes(source, draft.inputs, encoded)
+    for example in draft.examples:
+        answer = next(probe.answer for probe in probes if probe.name == f"example {example.name}")
+        if wrong := check_expected(draft, answer, example):
+            raise CompileError(f"{card.path}: {wrong}. Correct the card, or train the model again.")
+    refused: list[str] = []
+    for candidate in CANDIDATES:
+        try:
+            difference = _try(candidate, source, draft, folder, probes)
+        except Exception as error:  # converters raise anything; each refusal has its reason kept
+            refused.append(f"{candidate.title}: {reason(error)}")
+            continue
+        manifest = replace(draft, engine=candidate.engine, file=candidate.file, max_difference=difference)
+        return manifest, candidate, tuple(refused)
+    raise CompileError("no engine answers as the model does. " + "; ".join(refused))
+
+
+def _try(candidate: Candidate, source: Source, draft: Manifest, folder: Path, probes: list[Probe]) -> float:
+    """Convert and compare; the file stays only where both succeed. Returns the largest difference, rounded."""
+    path = folder / candidate.file
+    try:
+        candidate.convert(source, path)
+        manifest = replace(draft, engine=candidate.engine, file=candidate.file)
+        difference = compare(load_engine(manifest, folder), probes, draft.outputs)
+    except BaseException:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+    return float(f"{difference:.1e}")
+
+
+# ---------------------------------------------------------------- the card meets the model
+
+
+def _draft(card: Card, source: Source) -> Manifest:
+    """The manifest but for the engine, every field of the card checked against the model's own inputs and outputs."""
+    _known(card, "inputs", card.inputs, source.inputs)
+    _known(card, "outputs", card.outputs, source.outputs)
+    inputs = tuple(_input(card, spec) for spec in source.inputs)
+    outputs = tuple(_output(card, spec) for spec in source.outputs)
+    return Manifest(
+        name=card.name,
+        version="1",
+        title=card.title or card.name,
+        description=card.description,
+        engine="",
+        file="",
+        source_format=source.format,
+        signature=source.signature,
+        inputs=inputs,
+        outputs=outputs,
+        examples=tuple(_examples(card, outputs)),
+        max_difference=0.0,
+        source_hash=source_hash(card),
+    )
+
+
+def _known(card: Card, field: str, names: Iterable[str], specs: list[TensorSpec]) -> None:
+    own = [spec.name for spec in specs]
+    for name in names:
+        if name not in own:
+            near = difflib.get_close_matches(name, own, n=1)
+            hint = f"perhaps you mean {near[0]}; " if near else ""
+            raise CompileError(
+                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: {', '.join(own)}."
+            )
+
+
+def _shape(spec: TensorSpec) -> str:
+    return str([None if size < 0 else size for size in spec.shape]).replace("None", "any")
+
+
+def _input(card: Card, spec: TensorSpec) -> InputSpec:
+    told = card.inputs.get(spec.name)
+    if told is None:
+        return InputSpec(**asdict(spec))
+    where = f"{card.path}: inputs.{spec.name}"
+    color = told.color
+    if told.kind == "image":
+        channels = spec.shape[3] if len(spec.shape) == 4 else 1
+        if len(spec.shape) not in (3, 4) or channels not in (1, 3) or spec.dtype == "string":
+            raise CompileError(
+                f"{where}: kind: image needs numbers of shape [any, height, width, 1 or 3]; the model takes {spec.dtype} "
+                f"{_shape(spec)}. Leave this input out of the card, or choose another kind."
+            )
+        color = color or ("rgb" if channels == 3 else "grayscale")
+        if (color == "rgb") != (channels == 3):
+            raise CompileError(
+                f"{where}: color: {color} does not fit {channels} channel{'s' if channels > 1 else ''}; "
+                f"write {'rgb' if channels == 3 else 'grayscale'} or leave it out."
+            )
+    if told.kind == "columns" and (len(spec.shape) != 2 or spec.shape[1] != len(told.columns)):
+        raise CompileError(
+            f"{where}: columns: {len(told.columns)} names for shape {_shape(spec)}; the model takes "
+            f"{spec.shape[1] if len(spec.shape) == 2 else 'no single row of'} numbers. Name each column once, in its order."
+        )
+    return InputSpec(**{**asdict(spec), **asdict(told), "color": color})
+
+
+def _output(card: Card, spec: TensorSpec) -> OutputSpec:
+    told = card.outputs.get(spec.name)
+    if told is None:
+        return OutputSpec(**{**asdict(spec), "kind": "numbers"})
+    where = f"{card.path}: outputs.{spec.name}"
+    if told.kind == "classes" and (len(spec.shape) != 2 or spec.shape[1] != len(told.labels)):
+        has = f"{spec.shape[1]} classes" if len(spec.shape) == 2 else f"shape {_shape(spec)}"
+        raise CompileError(f"{where}: labels: {len(told.labels)} labels, but the model answers {has}. Write one label a class.")
+    if told.kind == "binary" and spec.shape[1:] not in ((), (1,)):
+        raise CompileError(
+            f"{where}: kind: binary is one probability; the model answers {_shape(spec)}. Use kind: classes with one label "
+            "a class."
+        )
+    return OutputSpec(**{**asdict(spec), **asdict(told)})
+
+
+def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
+    """The card's examples, each `expect` by output name; the name may be left out where the model has one output."""
+    known = {spec.name: spec for spec in outputs}
+    for example in card.examples:
+        where = f"{card.path}: example {example.name}: expect"
+        expect: Any = example.expect
+        if not isinstance(expect, dict):
+            if len(outputs) > 1:
+                raise CompileError(f"{where}: the model has several outputs; write {{{', '.join(f'{o}: …' for o in known)}}}.")
+            expect = {outputs[0].name: expect}
+        if not expect:
+            raise CompileError(f"{where}: nothing is expected; name an output and its answer.")
+        for name, value in expect.items():
+            if name not in known:
+                raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")
+            spec = known[name]
+            if isinstance(value, str) and spec.dtype != "string" and value not in spec.labels:
+                labels = f"its labels: {', '.join(spec.labels)}" if spec.labels else "it has no labels; write a number"
+                raise CompileError(f"{where}: {name} has no label {value!r}; {labels}.")
+        yield Example(example.name, example.input, dict(expect), example.tolerance)
+
+
+# ---------------------------------------------------------------- files
+
+
+def source_hash(card: Card) -> str:
+    """SHA-256 over the names and contents of every file that goes into the compiled model."""
+    digest = hashlib.sha256()
+    for path in card.files():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(card.folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _normalise(folder: Path) -> None:
+    """Epoch time stamps and plain modes, so that an image layer of this folder depends on its content alone."""
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    for path in sorted([*folder.rglob("*"), folder], reverse=True):
+        os.utime(path, (0, 0))
+
+
+def _replace(new: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converters' chatter from the terminal: it comes from C++, past Python's own streams."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        saved = os.dup(1), os.dup(2)
+        try:
+            os.dup2(sink.fileno(), 1)
+            os.dup2(sink.fileno(), 2)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(saved, 1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)

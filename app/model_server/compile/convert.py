@@ -1,0 +1,202 @@
+"""Turns a SavedModel into an engine's file and proves that the file answers as the model itself does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..bundle import InputSpec, TensorSpec
+from ..engines import Engine, EngineError, Tensors, import_tensorflow
+from . import CompileError
+from .sources import Source
+
+ABSOLUTE, RELATIVE = 1e-4, 1e-4
+FREE_SIZES = (16, 24)
+
+
+# ---------------------------------------------------------------- conversion
+
+
+def to_litert(source: Source, path: Path) -> None:
+    """Write a .tflite file with LiteRT's own operators only: the server's engine knows no others."""
+    tf = import_tensorflow()
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved_model), signature_keys=[source.signature])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.experimental_enable_resource_variables = True
+    path.write_bytes(converter.convert())
+
+
+def to_onnx(source: Source, path: Path) -> None:
+    """Write an .onnx file."""
+    tf = import_tensorflow()
+    import tf2onnx
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+
+    patch_tf2onnx()  # tf2onnx 1.17 and NumPy 2
+    loaded = tf.saved_model.load(str(source.saved_model))
+    function = loaded.signatures[source.signature]
+    arguments = function.structured_input_signature[1]
+    names = [spec.engine_name for spec in source.inputs]
+
+    def serve(*tensors: object) -> object:
+        return function(**dict(zip(names, tensors, strict=True)))
+
+    signature = [tf.TensorSpec(arguments[name].shape, arguments[name].dtype, name) for name in names]
+    tf2onnx.convert.from_function(tf.function(serve, input_signature=signature), signature, output_path=str(path))
+
+
+def to_tensorflow(source: Source, path: Path) -> None:
+    """Write a SavedModel folder, without the fingerprint: that holds a random id."""
+    shutil.copytree(source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine to try: its name for people, the name of its file, and how to write it."""
+
+    engine: str
+    title: str
+    file: str
+    convert: Callable[[Source, Path], None]
+
+
+# Fastest first; the first whose answers equal the model's serves it.
+CANDIDATES = (
+    Candidate("litert", "LiteRT", "model.tflite", to_litert),
+    Candidate("onnx", "ONNX Runtime", "model.onnx", to_onnx),
+    Candidate("tensorflow", "TensorFlow", "saved_model", to_tensorflow),
+)
+
+
+def reason(error: BaseException) -> str:
+    """The line of a converter's error that says why, without its source locations; at most 160 characters."""
+    text = str(error).strip() or type(error).__name__
+    telling = re.search(r"'tf\.\w+' op .*|(?:Flex|Custom) ops:.*|.*(?:not supported|unsupported).*", text)
+    line = (telling[0] if telling else text).strip().splitlines()[0]
+    return line if len(line) <= 160 else line[:157] + "…"
+
+
+# ---------------------------------------------------------------- comparison
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question put to the model and to each engine, with the model's own answer."""
+
+    name: str
+    inputs: Tensors
+    answer: Tensors
+
+
+def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[str, Tensors]) -> list[Probe]:
+    """The card's examples and seeded random input in batches of 1, 3 and 2, each with the model's own answer.
+
+    Random questions to which the model itself answers NaN or infinity prove nothing and are left out. Raises
+    CompileError when an example makes the model fail or answer NaN, or when no random question is left.
+    """
+    probes = []
+    for name, tensors in examples.items():
+        try:
+            answer = source.call(tensors)
+        except Exception as error:
+            raise CompileError(f"example {name}: the model itself refuses this input ({reason(error)}).") from None
+        if not _finite(answer):
+            raise CompileError(f"example {name}: the model itself answers NaN or infinity. Its weights are broken.")
+        probes.append(Probe(f"example {name}", tensors, answer))
+    rng = np.random.default_rng(0)
+    failures = []
+    left = 0
+    for free in FREE_SIZES if any(-1 in spec.shape[1:] for spec in inputs) else FREE_SIZES[:1]:
+        for batch in (1, 3, 2):
+            tensors = {spec.name: _random(rng, spec, batch, free, examples) for spec in inputs}
+            name = f"random input in a batch of {batch}"
+            try:
+                answer = source.call(tensors)
+            except Exception as error:
+                failures.append(f"{name}: {reason(error)}")
+                continue
+            _check_batch(answer, batch)
+            if _finite(answer):
+                probes.append(Probe(name, tensors, answer))
+                left += batch > 1
+            else:
+                failures.append(f"{name}: NaN or infinity")
+    if not left:
+        raise CompileError(
+            "the model itself does not answer several rows at once, so no engine could be compared with it "
+            f"({failures[0]}). Give an example with typical input in the card; if its batch size is fixed, build it with "
+            "a free one (None)."
+        )
+    return probes
+
+
+def _check_batch(answer: Tensors, batch: int) -> None:
+    for name, value in answer.items():
+        if value.ndim == 0 or value.shape[0] != batch:
+            raise CompileError(
+                f"output {name}: {batch} rows in, shape {list(value.shape)} out. A served model answers each row by itself: "
+                "its outputs begin with the batch axis."
+            )
+
+
+def _random(
+    rng: np.random.Generator, spec: InputSpec, batch: int, free: int, examples: dict[str, Tensors]
+) -> np.ndarray:
+    """Input of the kind the model will meet: pixels in the card's range, numbers and words like the examples'."""
+    samples = [tensors[spec.name] for tensors in examples.values()]
+    like = samples[0].shape if samples else spec.shape
+    shape = [batch]
+    for size, seen in zip(spec.shape[1:], like[1:], strict=True):
+        shape.append(size if size >= 0 else seen if seen >= 0 and free == FREE_SIZES[0] else free)
+    if spec.dtype == "string":
+        words = [word for sample in samples for word in sample.ravel()] or ["", "a", "slipway"]
+        return np.array(rng.choice(np.array(words, dtype=object), shape), dtype=object)
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if spec.kind == "image":
+        return (rng.integers(0, 256, shape) * spec.scale + spec.offset).astype(dtype)
+    if dtype.kind in "iu":
+        low, high = (min(s.min() for s in samples), max(s.max() for s in samples)) if samples else (0, 1)
+        return rng.integers(int(low), int(high) + 1, shape).astype(dtype)
+    noise = rng.standard_normal(shape)
+    if samples and not -1 in spec.shape[1:]:
+        rows = np.concatenate(samples)
+        noise = rows[rng.integers(0, len(rows), batch)] * (1 + 0.1 * noise)
+    return noise.astype(dtype)
+
+
+def _finite(answer: Tensors) -> bool:
+    return all(np.isfinite(value).all() for value in answer.values() if value.dtype.kind in "fc")
+
+
+def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]) -> float:
+    """The largest difference between the engine's answers and the model's own.
+
+    Raises EngineError where the engine refuses a probe, or answers in another shape, with NaN, or further off than
+    1e-4 (absolute, plus 1e-4 of the output's largest value).
+    """
+    largest = 0.0
+    for probe in probes:
+        answer = engine.run(probe.inputs)
+        for spec in outputs:
+            ours, theirs = answer[spec.name], probe.answer[spec.name]
+            if ours.shape != theirs.shape:
+                raise EngineError(f"{probe.name}: {spec.name} has shape {list(ours.shape)}, not {list(theirs.shape)}")
+            if theirs.dtype.kind not in "fiu":
+                if not np.array_equal(ours, theirs):
+                    raise EngineError(f"{probe.name}: {spec.name} differs from the model's answer")
+                continue
+            wide, own = ours.astype(np.float64), theirs.astype(np.float64)
+            if not np.isfinite(wide).all():
+                raise EngineError(f"{probe.name}: {spec.name} is NaN or infinite where the model's answer is not")
+            difference = float(np.abs(wide - own).max(initial=0.0))
+            if difference > ABSOLUTE + RELATIVE * float(np.abs(own).max(initial=0.0)):
+                raise EngineError(f"{probe.name}: {spec.name} is off by {difference:.2g}")
+            largest = max(largest, difference)
+    return largest

@@ -1,0 +1,367 @@
+"""Loads a model of any format Keras ever wrote and brings it into one form: a SavedModel with one signature.
+
+Loading is untrusted work. It is meant to run in a container without a network, and even there code that came inside a
+file runs only where the card says so (allow_lambda, custom_objects).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..bundle import TensorSpec
+from ..card import Card
+from ..engines import Tensors, import_tensorflow
+from . import CompileError
+
+SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded model.
+
+    `call` is the model's own answer, by Keras or by the SavedModel's signature; `saved_model` is the folder that
+    every engine's file is made from. The specs' kind is "tensor".
+    """
+
+    format: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    call: Callable[[Tensors], Tensors]
+    saved_model: Path
+    signature: str = SIGNATURE
+
+
+def load_source(card: Card, scratch: Path) -> Source:
+    """Load the card's model; what has to be written on the way goes below `scratch`. Raises CompileError."""
+    if card.model.is_dir():
+        return _load_saved_model(card.model)
+    return _load_keras(card, scratch / "source")
+
+
+# ---------------------------------------------------------------- Keras files
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """What a Keras file says about itself before any of its code could run."""
+
+    format: str
+    config: Any
+    keras_version: str
+
+
+def _load_keras(card: Card, folder: Path) -> Source:
+    import_tensorflow()
+    architecture = _read_architecture(card.model)
+    if not card.allow_lambda:
+        _refuse_lambda(card, architecture.config)
+    # Keras 3 reads many Keras 2 files, but only tf_keras *is* Keras 2: each file goes to its own Keras first.
+    frameworks = ["keras", "tf_keras"] if architecture.keras_version.startswith("3") else ["tf_keras", "keras"]
+    errors: list[Exception] = []
+    for name in frameworks:
+        framework = importlib.import_module(name)
+        try:
+            model = _load_with(framework, card, architecture)
+            return _export(framework, model, architecture.format, folder)
+        except CompileError:
+            raise
+        except Exception as error:  # whatever Keras raises, the other Keras may read the file
+            errors.append(error)
+    raise _load_error(card, architecture, errors)
+
+
+def _read_architecture(path: Path) -> _Architecture:
+    head = path.open("rb").read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise CompileError(f"{path}: a Git LFS pointer, not the model. Run git lfs pull.")
+    try:
+        if head.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+                version = json.loads(archive.read("metadata.json")).get("keras_version", "")
+            return _Architecture("keras", config, str(version))
+        if head.startswith(b"\x89HDF"):
+            import h5py
+
+            with h5py.File(path, "r") as file:
+                config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "")
+            if config is None:
+                raise CompileError(
+                    f"{path}: holds weights only. Save the whole model (model.save), or put its architecture beside it "
+                    "as model.json (model.to_json()) and name this file in the card's field weights."
+                )
+            return _Architecture("h5", json.loads(config), _string(version))
+        if path.suffix == ".json":
+            config = json.loads(path.read_text(encoding="utf-8"))
+            return _Architecture("json+h5", config, str(config.get("keras_version", "")))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise CompileError(f"{path}: damaged or not a Keras model ({_first_line(error)}). Save it again.") from None
+    raise CompileError(f"{path}: neither HDF5 nor a Keras archive, whatever its name says. Save it again with model.save.")
+
+
+def _load_with(framework: ModuleType, card: Card, architecture: _Architecture) -> Any:
+    custom = _custom_objects(card)
+    options: dict[str, Any] = {"custom_objects": custom, "compile": False, "safe_mode": not card.allow_lambda}
+    if architecture.format != "json+h5":
+        # Keras goes by the suffix; the file's first bytes tell the truth.
+        suffix = ".keras" if architecture.format == "keras" else ".h5"
+        if card.model.suffix == suffix:
+            return framework.models.load_model(str(card.model), **options)
+        with _renamed(card.model, suffix) as path:
+            return framework.models.load_model(str(path), **options)
+    with framework.utils.custom_object_scope(custom):
+        model = framework.models.model_from_json(card.model.read_text(encoding="utf-8"))
+    model.load_weights(str(card.weights))
+    return model
+
+
+class _renamed:
+    """A symbolic link to `path` that ends in `suffix`, for as long as the block runs."""
+
+    def __init__(self, path: Path, suffix: str) -> None:
+        import tempfile
+
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = Path(self._folder.name) / f"model{suffix}"
+        self.path.symlink_to(path.resolve())
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def _custom_objects(card: Card) -> dict[str, Any]:
+    """What the card's custom_objects file defines, by name."""
+    if card.custom_objects is None:
+        return {}
+    name = f"custom_objects_of_{re.sub(r'[^0-9A-Za-z]', '_', card.name)}"
+    spec = importlib.util.spec_from_file_location(name, card.custom_objects)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise CompileError(
+            f"{card.path}: custom_objects: importing {card.custom_objects.name} failed "
+            f"({type(error).__name__}: {_first_line(error)})."
+        ) from error
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == name
+    }
+
+
+# ---------------------------------------------------------------- errors that name the layer
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Every serialised object of a configuration, outermost first."""
+    if isinstance(config, dict):
+        if "class_name" in config and "config" in config:
+            yield config
+        for key, value in config.items():
+            if key not in ("compile_config", "training_config"):
+                yield from _objects(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _objects(value)
+
+
+def _layer_name(item: dict[str, Any]) -> str:
+    config = item["config"]
+    name = config.get("name") if isinstance(config, dict) else None
+    return str(name or item.get("name") or "unnamed")
+
+
+def _refuse_lambda(card: Card, config: Any) -> None:
+    for item in _objects(config):
+        if item["class_name"] in ("Lambda", "__lambda__"):
+            raise CompileError(
+                f"{card.model}: layer {_layer_name(item)} is a Lambda: Python code that came inside the file. "
+                f"If you trust the file, set allow_lambda: true in {card.path}; better, write a Layer class."
+            )
+
+
+def _load_error(card: Card, architecture: _Architecture, errors: list[Exception]) -> CompileError:
+    layers = {name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)}
+    known = layers | {"Sequential", "Functional", "Model"}
+    defined = set(_custom_objects(card))
+    for item in _objects(architecture.config):
+        name, module = str(item["class_name"]), item.get("module")
+        foreign = not str(module).startswith("keras") if module else item.get("registered_name") or name not in known
+        is_layer = isinstance(item["config"], dict) and "name" in item["config"]
+        if foreign and is_layer and name not in known | defined:
+            where = f"{card.custom_objects.name} does not define it" if card.custom_objects else "it is not Keras's own"
+            return CompileError(
+                f"{card.model}: layer {_layer_name(item)} is of class {name}, and {where}. Put the class into a file "
+                f"beside the model and name it in {card.path}, field custom_objects (for example: layers.py)."
+            )
+    reasons = "; ".join(f"{type(error).__name__}: {_first_line(error)}" for error in errors)
+    text = " ".join(str(error) for error in errors)
+    remedy = "Save it again with the Keras that trained it."
+    if re.search(r"[Uu]nknown (activation|layer|object|initializer|regularizer|constraint)|[Cc]ould not locate", text):
+        remedy = f"If it uses code of your own, name its file in {card.path}, field custom_objects."
+    elif architecture.format == "json+h5":
+        remedy = f"Check that {card.weights.name if card.weights else 'the weights'} belongs to {card.model.name}."
+    return CompileError(f"{card.model}: neither Keras 3 nor Keras 2 loads it ({reasons}). {remedy}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 240 else text[:237] + "…"
+
+
+def _string(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# ---------------------------------------------------------------- one form for all
+
+
+def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -> Source:
+    """Write `model` as a SavedModel whose signature has one plain argument per input and a dict as its result."""
+    tf = import_tensorflow()
+    if not getattr(model, "inputs", None):
+        model = _functional(framework, model)
+    keras3 = framework.__name__ == "keras"
+    struct = model._inputs_struct if keras3 and hasattr(model, "_inputs_struct") else getattr(model, "_nested_inputs", None)
+    several = len(model.inputs) > 1
+
+    def call(*tensors: Any) -> list[Any]:
+        if struct is not None and (several or isinstance(struct, dict)):
+            packed = tf.nest.pack_sequence_as(struct, tensors)
+        else:
+            packed = list(tensors) if several else tensors[0]
+        return list(tf.nest.flatten(model(packed, training=False)))
+
+    inputs = _specs(_input_names(model), model.inputs)
+    outputs = _specs(_output_names(model), model.outputs)
+
+    def serve(*tensors: Any) -> dict[str, Any]:
+        return {spec.engine_name: value for spec, value in zip(outputs, call(*tensors), strict=True)}
+
+    signature = [
+        tf.TensorSpec([None, *(None if size < 0 else size for size in spec.shape[1:])], spec.dtype, spec.engine_name)
+        for spec in inputs
+    ]
+    archive = framework.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(SIGNATURE, serve, input_signature=signature)
+    archive.write_out(str(folder), **({"verbose": False} if keras3 else {}))
+
+    def reference(tensors: Tensors) -> Tensors:
+        values = call(*(tf.constant(tensors[spec.name]) for spec in inputs))
+        return {spec.name: np.asarray(value) for spec, value in zip(outputs, values, strict=True)}
+
+    return Source(file_format, inputs, outputs, reference, folder)
+
+
+def _functional(framework: ModuleType, model: Any) -> Any:
+    """A model without declared inputs (a subclass) as a functional one, from the shape it was built with."""
+    shape = (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
+    if not shape or not all(size is None or isinstance(size, int) for size in shape):
+        raise CompileError(
+            f"The model {model.name} has no declared input. Save it after it was called once on one tensor, or build it "
+            "with keras.Input."
+        )
+    tensor = framework.Input(batch_shape=(None, *shape[1:]), name="input")
+    return framework.Model(tensor, model(tensor))
+
+
+def _input_names(model: Any) -> list[str]:
+    names = getattr(model, "input_names", None)
+    return list(names) if names else [tensor._keras_history.operation.name for tensor in model.inputs]
+
+
+def _output_names(model: Any) -> list[str]:
+    struct = getattr(model, "_outputs_struct", getattr(model, "_nested_outputs", None))
+    if isinstance(struct, dict):
+        return sorted(struct)
+    names = getattr(model, "output_names", None)
+    return list(names) if names else [tensor._keras_history.operation.name for tensor in model.outputs]
+
+
+def _specs(names: list[str], tensors: list[Any]) -> list[TensorSpec]:
+    """Specs under the model's own names; doubles get a number, and engines get names that are Python identifiers."""
+    specs: list[TensorSpec] = []
+    for name, tensor in zip(names, tensors, strict=True):
+        name = _unique(name, {spec.name for spec in specs})
+        engine_name = re.sub(r"\W", "_", name, flags=re.ASCII)
+        engine_name = _unique(f"_{engine_name}" if engine_name[:1].isdigit() else engine_name, {s.engine_name for s in specs})
+        shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
+        specs.append(TensorSpec(name, _dtype(tensor.dtype), shape, engine_name, "tensor"))
+    return specs
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number = 1
+    candidate = name
+    while candidate in taken:
+        candidate = f"{name}_{(number := number + 1) - 1}"
+    return candidate
+
+
+def _dtype(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype))
+
+
+# ---------------------------------------------------------------- SavedModel folders
+
+
+def _load_saved_model(folder: Path) -> Source:
+    tf = import_tensorflow()
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except Exception as error:
+        raise CompileError(f"{folder}: TensorFlow does not load this SavedModel ({_first_line(error)}).") from None
+    names = sorted(loaded.signatures)
+    if SIGNATURE in names:
+        name = SIGNATURE
+    elif len(names) == 1:
+        name = names[0]
+    else:
+        found = f"only {', '.join(names)}" if names else "none"
+        raise CompileError(f"{folder}: no signature {SIGNATURE} ({found}). Export the model again with that signature.")
+    function = loaded.signatures[name]
+    arguments = function.structured_input_signature[1]
+    results = function.structured_outputs
+    inputs = _signature_specs(folder, arguments)
+    outputs = _signature_specs(folder, results)
+
+    def reference(tensors: Tensors) -> Tensors:
+        assert loaded  # the signature alone does not keep its variables alive
+        values = function(**{spec.engine_name: tf.constant(tensors[spec.name]) for spec in inputs})
+        return {spec.name: np.asarray(values[spec.engine_name]) for spec in outputs}
+
+    return Source("saved_model", inputs, outputs, reference, folder, name)
+
+
+def _signature_specs(folder: Path, tensors: dict[str, Any]) -> list[TensorSpec]:
+    specs = []
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        if tensor.shape.rank is None or tensor.shape.rank == 0:
+            raise CompileError(f"{folder}: {key} has no batch axis. Export the model with shapes [batch, …].")
+        shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
+        name = re.sub(r"^serving_default_|:\d+$", "", key)
+        specs.append(TensorSpec(name, _dtype(tensor.dtype), shape, key, "tensor"))
+    return specs
