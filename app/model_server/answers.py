@@ -1,4 +1,4 @@
-"""From an engine's output tensors to answers that people read, and their check against what a card expects."""
+"""From an engine's output tensors to answers that people read, and the check against what a card expects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def decode(manifest: Manifest, outputs: Tensors, row: int = 0) -> dict[str, dict
 
 
 def verdict(manifest: Manifest, outputs: Tensors) -> Any:
-    """The first output's answer at its shortest: the index of the class (binary: 0 or 1), else the numbers."""
+    """The first output's answer at its shortest: the class's index (binary: 0 or 1), else the numbers."""
     answer = _decode(manifest.outputs[0], outputs[manifest.outputs[0].name][0])
     return answer.get("index", answer["values"])
 

@@ -240,14 +240,12 @@ def _decode(spec: InputSpec, data: bytes, max_pixels: int) -> np.ndarray:
         raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from None
     if image.width * image.height > max_pixels:
         raise InputError(
-            f"the picture has {image.width} x {image.height} pixels, the limit is {max_pixels / 1e6:g} million; "
-            "send it smaller"
+            f"the picture has {image.width} x {image.height} pixels, more than the limit of "
+            f"{max_pixels / 1e6:g} million; send it smaller"
         )
     height, width = spec.shape[1:3]
     try:
-        if (
-            height > 0 and width > 0
-        ):  # JPEG then decodes straight to a smaller size, in a fraction of the memory
+        if height > 0 and width > 0:  # JPEG then decodes to a smaller size, with less memory
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
         ImageOps.exif_transpose(image, in_place=True)
         size = (width if width > 0 else image.width, height if height > 0 else image.height)

@@ -1,0 +1,110 @@
+"""The application: routes, error answers and headers put together."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from .articles import articles
+from .bodies import MemoryRequest, json_response
+from .catalogue import Catalogue, Unavailable
+from .health import health
+from .inputs import InputError
+from .page import page
+from .settings import Settings
+from .tfserving import AnyCasePath, tfserving
+
+REQUEST_ID = "model_server.request_id"
+
+log = logging.getLogger(__name__)
+
+
+class Application(Flask):
+    """The Flask application, with the models it serves."""
+
+    request_class = MemoryRequest
+    catalogue: Catalogue
+
+
+def create_app(settings: Settings | None = None) -> Application:
+    """Build the application; `settings` come from the environment by default.
+
+    No engine is loaded yet. Raises SettingsError, or BundleError where the bundle cannot be read.
+    """
+    settings = settings or Settings.from_environ()
+    app = Application(__name__, static_folder="frontend")
+    app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, SEND_FILE_MAX_AGE_DEFAULT=0)
+    app.url_map.converters["tfserving"] = AnyCasePath
+    app.url_map.strict_slashes = False
+    app.catalogue = Catalogue(settings.bundle, settings.max_pixels)
+    app.register_blueprint(health(app.catalogue))
+    app.register_blueprint(articles(app.catalogue, settings))
+    app.register_blueprint(tfserving(app.catalogue))
+    app.register_blueprint(page(app.catalogue))
+    _answer_errors_in_json(app, settings)
+    _set_headers(app, settings)
+    return app
+
+
+def _answer_errors_in_json(app: Flask, settings: Settings) -> None:
+    @app.errorhandler(InputError)
+    def wrong_input(error: InputError) -> Response:
+        return json_response({"error": str(error)}, 400)
+
+    @app.errorhandler(Unavailable)
+    def unavailable(error: Unavailable) -> Response:
+        return json_response({"error": str(error)}, 503)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        status = error.code or 500
+        texts = {
+            404: f"there is nothing at {request.path}; GET /models lists what is served",
+            405: f"{request.path} does not take {request.method}",
+            413: f"the body exceeds the limit of {settings.max_body_bytes / 2**20:g} MB; send less at once",
+        }
+        response = json_response({"error": texts.get(status, error.description or error.name)}, status)
+        if allowed := getattr(error, "valid_methods", None):
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+        return response
+
+    @app.errorhandler(Exception)
+    def internal_error(error: Exception) -> Response:
+        request_id = request.environ.get(REQUEST_ID)
+        log.exception("request %s failed", request_id)
+        return json_response(
+            {"error": f"the server failed on this request; its log says more at {request_id}"}, 500
+        )
+
+
+def _set_headers(app: Flask, settings: Settings) -> None:
+    any_origin = "*" in settings.cors_origins
+
+    @app.before_request
+    def take_request_id() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        request.environ[REQUEST_ID] = (
+            given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
+        )
+
+    @app.after_request
+    def add(response: Response) -> Response:
+        headers = response.headers
+        headers["X-Request-ID"] = request.environ.get(REQUEST_ID, "")
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Referrer-Policy"] = "no-referrer"
+        if settings.cors_origins:
+            headers.add("Vary", "Origin")
+            origin = request.headers.get("Origin", "")
+            if origin and (any_origin or origin in settings.cors_origins):
+                headers["Access-Control-Allow-Origin"] = origin
+                headers["Access-Control-Expose-Headers"] = "X-Request-ID"
+                if request.method == "OPTIONS":
+                    headers["Access-Control-Allow-Methods"] = "GET, POST"
+                    headers["Access-Control-Allow-Headers"] = "Content-Type, X-Request-ID"
+                    headers["Access-Control-Max-Age"] = "600"
+        return response

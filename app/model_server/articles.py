@@ -1,0 +1,95 @@
+"""POST /predict as the clients of the two articles send it.
+
+An upload, in the form field `file` or `image`, is answered by every model that takes a picture: a JSON array
+in the order of the models' names, 0 or 1 for a binary model and the index of the likeliest class otherwise.
+JSON rows, `{"X": "1 0|1 1"}`, are answered by one model: `{"labels": [[…], […]]}`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from flask import Blueprint, Response, request
+
+from .answers import verdict
+from .bodies import is_upload, json_response, read_json, read_upload
+from .catalogue import Catalogue, Model
+from .inputs import InputError, takes_image
+from .settings import Settings, SettingsError
+
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def articles(catalogue: Catalogue, settings: Settings) -> Blueprint:
+    """The route. Raises SettingsError where `rows_model` names no model that takes rows of numbers."""
+    pictures = [model for model in catalogue if takes_image(model.manifest)]
+    candidates = rows_candidates(catalogue, settings)
+    blueprint = Blueprint("articles", __name__)
+
+    @blueprint.post("/predict")
+    def predict() -> Response:
+        return _upload() if is_upload(request) else _rows()
+
+    def _upload() -> Response:
+        picture = read_upload(request)
+        if not pictures:
+            raise InputError("no model of this server takes a picture")
+        return json_response([verdict(model.manifest, model.from_upload(picture)) for model in pictures])
+
+    def _rows() -> Response:
+        body = read_json(request)
+        if "X" not in body:
+            raise InputError('no X in the body; send {"X": "1 0|1 1"}, or a picture as the form field file')
+        rows = parse_rows(body["X"])
+        if len(candidates) != 1:
+            names = ", ".join(model.manifest.name for model in candidates) or "none"
+            raise InputError(
+                f"which model takes these rows is not clear (candidates: {names}); use /predict/NAME or let "
+                "the operator set MODEL_SERVER_ROWS_MODEL"
+            )
+        manifest = candidates[0].manifest
+        outputs = candidates[0].from_rows(rows)
+        return json_response({"labels": outputs[manifest.outputs[0].name]}, tokens=True)
+
+    return blueprint
+
+
+def parse_rows(text: Any) -> list[list[float]]:
+    """Read rows split by `|`, numbers split by blanks; all rows have the same length. Raises InputError."""
+    if not isinstance(text, str):
+        raise InputError('X must be a text: rows split by |, numbers by blanks, as in "1 0|1 1"')
+    rows = [row.split() for row in text.split("|")]
+    for number, row in enumerate(rows, 1):
+        if not row:
+            raise InputError(f"row {number} of X is empty")
+        for item in row:
+            if not NUMBER.fullmatch(item) or not np.isfinite(float(item)):
+                raise InputError(f"row {number} of X: {item[:40]} is not a number")
+        if len(row) != len(rows[0]):
+            raise InputError(f"row {number} of X has {len(row)} numbers, row 1 has {len(rows[0])}")
+    return [[float(item) for item in row] for row in rows]
+
+
+def rows_candidates(catalogue: Catalogue, settings: Settings) -> list[Model]:
+    """The models that may answer rows of unnamed numbers: the one that the settings name, else all that take
+    them.
+    """
+    numeric = [
+        model
+        for model in catalogue
+        if len(model.manifest.inputs) == 1
+        and len(model.manifest.inputs[0].shape) == 2
+        and model.manifest.inputs[0].dtype != "string"
+    ]
+    if not settings.rows_model:
+        return [model for model in numeric if model.manifest.inputs[0].kind == "tensor"]
+    named = [model for model in numeric if model.manifest.name == settings.rows_model]
+    if not named:
+        names = ", ".join(model.manifest.name for model in numeric) or "none"
+        raise SettingsError(
+            f"MODEL_SERVER_ROWS_MODEL={settings.rows_model}: no model with one input of rows of numbers. "
+            f"Such models here: {names}."
+        )
+    return named

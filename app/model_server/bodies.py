@@ -1,0 +1,103 @@
+"""Request bodies in, JSON out: the one place that reads and writes either."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import IO, Any
+
+import numpy as np
+import orjson
+from flask import Request, Response
+from werkzeug.datastructures import FileStorage
+
+from .inputs import InputError
+
+
+class MemoryRequest(Request):
+    """A request whose uploads stay in memory, whatever their size: they never touch a disk."""
+
+    def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
+        return io.BytesIO()
+
+
+def read_json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object, whatever its content type says. NaN, Infinity and -Infinity are read as
+    numbers.
+
+    Raises InputError.
+    """
+    body = request.get_data(cache=False)
+    if not body:
+        raise InputError("the body is empty; send a JSON object")
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        data = _read_tokens(body, error)
+    if not isinstance(data, dict):
+        raise InputError(f"the body is JSON, but {_kind(data)} instead of an object")
+    return data
+
+
+def read_upload(request: Request) -> bytes:
+    """The picture in the form field `file` or `image`, or the body itself where its type is image/….
+
+    Raises InputError.
+    """
+    if request.mimetype.startswith("image/"):
+        return request.get_data(cache=False)
+    upload: FileStorage | None = request.files.get("file") or request.files.get("image")
+    if upload is None:
+        known = [*request.files, *request.form]
+        found = f"; the form has {', '.join(known[:5])}" if known else ""
+        raise InputError(f"no picture in the form: send it as the field file or image{found}")
+    return upload.stream.read()
+
+
+def is_upload(request: Request) -> bool:
+    """Whether the request carries a file and not JSON."""
+    return request.mimetype == "multipart/form-data" or request.mimetype.startswith("image/")
+
+
+def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Response:
+    """Answer with JSON. Arrays become lists, floats keep a decimal point or an exponent and their shortest
+    digits.
+
+    What is not finite becomes null; with `tokens` it becomes NaN, Infinity or -Infinity, which is not strict
+    JSON.
+    """
+    if tokens:
+        body = json.dumps(payload, default=_plain).encode()
+    else:
+        body = orjson.dumps(payload, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status=status, mimetype="application/json")
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and scalars of NumPy's as Python's; float32 by way of its own shortest digits."""
+    if isinstance(value, np.ndarray | np.generic):
+        return (value.astype("U32").astype(float) if value.dtype.kind == "f" else value).tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _read_tokens(body: bytes, error: orjson.JSONDecodeError) -> Any:
+    """Read again what orjson refused, because it knows no NaN and no Infinity."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as wrong:
+        raise InputError(
+            f"the body is not UTF-8 text: byte {wrong.start} is {body[wrong.start]:#04x}"
+        ) from None
+    if "NaN" in text or "Infinity" in text:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+    raise InputError(
+        f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+    ) from None
+
+
+def _kind(data: Any) -> str:
+    kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(data), "a number")

@@ -1,0 +1,166 @@
+"""The models of the bundle, each with its engine, in a worker process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gevent
+import numpy as np
+from gevent.threadpool import ThreadPool
+
+from . import inputs
+from .answers import check_expected
+from .bundle import Manifest, read_bundle
+from .engines import Engine, EngineError, load_engine
+from .inputs import InputError, Tensors
+
+INLINE_SECONDS = 0.002
+THREADS = 2
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Unavailable(RuntimeError):
+    """The model cannot answer in this process now; the message says why."""
+
+
+class Model:
+    """One model of the bundle. Its engine is loaded at its first use: engines do not survive a fork."""
+
+    def __init__(self, manifest: Manifest, folder: Path, max_pixels: int, run: Callable[..., Any]) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self._max_pixels = max_pixels
+        self._run = run
+        self._loading = threading.Lock()
+        self._engine: Engine | None = None
+        self._refused: EngineError | None = None
+        self._seconds_a_row = math.inf
+        self._decodes = any(spec.kind == "image" for spec in manifest.inputs)
+
+    def from_upload(self, data: bytes) -> Tensors:
+        """Answer a picture. Raises InputError or Unavailable, as the next two do."""
+        return self.from_tensors(self._run(inputs.encode_upload, self.manifest, data, self._max_pixels))
+
+    def from_rows(self, rows: Any) -> Tensors:
+        """Answer a list of rows in one batch."""
+        run = self._run if self._decodes else _directly
+        return self.from_tensors(run(inputs.encode_rows, self.manifest, rows, self._max_pixels))
+
+    def from_tensors(self, tensors: Tensors) -> Tensors:
+        """Answer a batch: input name → array to output name → array."""
+        rows = {array.shape[0] for array in tensors.values() if array.ndim}
+        if len(rows) > 1:
+            raise InputError(
+                f"all inputs need the same number of rows; they have {', '.join(map(str, sorted(rows)))}"
+            )
+        engine = self.engine
+        # A long call leaves the loop free for the other clients; a short one costs less than the hop.
+        run = _directly if self._seconds_a_row * max(rows, default=1) < INLINE_SECONDS else self._run
+        try:
+            outputs: Tensors = run(engine.run, tensors)
+        except EngineError as error:
+            log.warning("%s refused a call: %s", self.manifest.name, error)
+            raise InputError(
+                f"the model {self.manifest.name} cannot take this: {_first_line(error)}"
+            ) from error
+        return outputs
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, loaded now if it wasn't. Raises Unavailable, from then on, where it cannot be."""
+        with self._loading:
+            if self._engine is None and self._refused is None:
+                try:
+                    self._engine = load_engine(self.manifest, self.folder)
+                except EngineError as error:
+                    log.error("%s", error)
+                    self._refused = error
+            if self._engine is None:
+                raise Unavailable(
+                    f"the model {self.manifest.name} cannot be loaded: {_first_line(self._refused)}"
+                )
+            return self._engine
+
+    def check(self, everything: bool = True) -> str | None:
+        """Ask the examples of the card, or only the first; None if each answer is right, else the first
+        reason.
+
+        A model without examples is asked with zeros: it has to answer, whatever the answer.
+        """
+        examples = self.manifest.examples if everything else self.manifest.examples[:1]
+        try:
+            if not examples:
+                self._timed(inputs.zeros(self.manifest))
+            for example in examples:
+                outputs = self._timed(inputs.encode_example(self.manifest, example, self.folder))
+                if reason := check_expected(self.manifest, outputs, example):
+                    return reason
+        except (InputError, Unavailable, OSError) as error:
+            return str(error)
+        return None
+
+    def _timed(self, tensors: Tensors) -> Tensors:
+        start = time.perf_counter()
+        outputs = self.from_tensors(tensors)
+        self._seconds_a_row = min(self._seconds_a_row, time.perf_counter() - start)
+        return outputs
+
+
+class Catalogue:
+    """Every model of the bundle, in the order of their folders' names. Raises BundleError where there is
+    none.
+    """
+
+    def __init__(self, bundle: Path, max_pixels: int) -> None:
+        self._pool: ThreadPool | None = None
+        self._checked = False
+        manifests = read_bundle(bundle)
+        self._models = {
+            one.name: Model(one, bundle / one.name, max_pixels, self._in_thread) for one in manifests
+        }
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def get(self, name: str) -> Model | None:
+        return self._models.get(name)
+
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    def check(self) -> dict[str, str]:
+        """Ask every model for predictions; the reasons of those that are not right, by name.
+
+        All examples until all were right once in this process, then one a model: the same path, less work.
+        """
+        reasons = {model.manifest.name: model.check(not self._checked) for model in self}
+        self._checked = self._checked or not any(reasons.values())
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a slow call in a thread while this greenlet waits; threads are made after the fork."""
+        if self._pool is None:
+            self._pool = ThreadPool(THREADS, hub=gevent.get_hub())
+        return self._pool.apply(function, args)
+
+
+def _directly(function: Callable[..., T], *args: Any) -> T:
+    return function(*args)
+
+
+def _first_line(error: BaseException | None) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def finite(outputs: Tensors) -> bool:
+    """Whether every number is one that strict JSON can write."""
+    return all(bool(np.isfinite(array).all()) for array in outputs.values() if array.dtype.kind == "f")

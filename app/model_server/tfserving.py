@@ -1,0 +1,247 @@
+"""TensorFlow Serving's REST API, version 1: predict, classify, regress, status and metadata.
+
+https://www.tensorflow.org/tfx/serving/api_rest, and where that and TensorFlow Serving's source differ, its
+source.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+import numpy as np
+from flask import Blueprint, Response, request
+from werkzeug.routing import BaseConverter
+
+from .bodies import json_response, read_json
+from .bundle import Manifest, OutputSpec, TensorSpec
+from .catalogue import Catalogue, Model, finite
+from .inputs import InputError, Tensors, nearest, to_tensor
+
+PATH = re.compile(
+    r"v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+    r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?",
+    re.IGNORECASE,
+)
+# What TensorFlow Serving's guide calls the version in production; here a model has one version.
+LABEL = "stable"
+METHODS = {"predict": "predict", "classify": "classify", "regress": "regress"}
+DTYPES = {
+    "float16": "DT_HALF",
+    "float32": "DT_FLOAT",
+    "float64": "DT_DOUBLE",
+    "bool": "DT_BOOL",
+    "string": "DT_STRING",
+    **{f"{kind}{bits}": f"DT_{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+class AnyCasePath(BaseConverter):
+    """Everything below /v1/, which TensorFlow Serving matches without regard to case."""
+
+    regex = "[vV]1/.*"
+
+
+class NotFound(LookupError):
+    """No such model or version."""
+
+
+def tfserving(catalogue: Catalogue) -> Blueprint:
+    """The routes; the application registers AnyCasePath as the converter `tfserving`."""
+    blueprint = Blueprint("tfserving", __name__)
+
+    @blueprint.errorhandler(NotFound)
+    def not_found(error: NotFound) -> Response:
+        return json_response({"error": str(error)}, 404)
+
+    @blueprint.route("/<tfserving:path>", methods=["GET", "POST"])
+    def answer(path: str) -> Response:
+        parts = PATH.fullmatch(path)
+        if parts is None or (parts["verb"] is None) != (request.method == "GET"):
+            raise InputError(
+                f"Malformed request: {request.method} /{path}. Ask with POST /v1/models/NAME:predict, "
+                "GET /v1/models/NAME or GET /v1/models/NAME/metadata."
+            )
+        if parts["label"] not in (None, LABEL):
+            raise InputError(
+                f"Unrecognized servable version label: {parts['label']}. The label here is {LABEL}."
+            )
+        model = catalogue.get(parts["name"])
+        version = parts["version"] and str(int(parts["version"]))
+        if model is None or version not in (None, model.manifest.version):
+            raise NotFound(
+                _missing(parts["name"], version, status=request.method == "GET" and not parts["metadata"])
+            )
+        if parts["verb"] is None:
+            return json_response(_metadata(model.manifest) if parts["metadata"] else _status(model))
+        verb = parts["verb"].lower()
+        body = read_json(request)
+        _check_signature(model.manifest, body)
+        return _predict(model, body) if verb == "predict" else _examples(model, body, verb)
+
+    return blueprint
+
+
+def _predict(model: Model, body: dict[str, Any]) -> Response:
+    rows = "instances" in body
+    if rows and "inputs" in body:
+        raise InputError(
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
+        )
+    if not rows and "inputs" not in body:
+        known = [key for key in body if key != "signature_name"]
+        hint = next(
+            (
+                f"; perhaps {key} should be one of them"
+                for key in known
+                if nearest(key, ["inputs", "instances"])
+            ),
+            "",
+        )
+        raise InputError(f"Missing 'inputs' or 'instances' key{hint}")
+    if not rows:
+        outputs = model.from_tensors(_columns(model.manifest, body["inputs"]))
+        return json_response({"outputs": _single(_written(outputs))}, tokens=not finite(outputs))
+    instances = body["instances"]
+    if not isinstance(instances, list):
+        raise InputError("Expecting 'instances' to be a list/array")
+    if not instances:
+        raise InputError("No values in 'instances' array")
+    outputs = model.from_rows(instances)
+    sizes = {array.shape[0] if array.ndim else 0 for array in outputs.values()}
+    if len(sizes) > 1:
+        raise InputError("the outputs of this model are not one a row; ask in the column form, with 'inputs'")
+    written = _written(outputs)
+    predictions = _single(written)
+    if len(written) > 1:
+        predictions = [{name: values[row] for name, values in written.items()} for row in range(sizes.pop())]
+    return json_response({"predictions": predictions}, tokens=not finite(outputs))
+
+
+def _columns(manifest: Manifest, value: Any) -> Tensors:
+    """The column form: whole tensors, by name or, for a single input, bare."""
+    if not isinstance(value, dict) or value.keys() == {"b64"}:
+        if len(manifest.inputs) > 1:
+            names = ", ".join(spec.name for spec in manifest.inputs)
+            raise InputError(f"inputs is a plain value/list, but this model needs an object with {names}")
+        return {manifest.inputs[0].name: to_tensor(manifest.inputs[0], value)}
+    for spec in manifest.inputs:
+        if spec.name not in value:
+            hint = nearest(spec.name, list(value))
+            raise InputError(
+                f"Missing named input: {spec.name} in 'inputs' object{hint.replace('mean', 'mean it by')}"
+            )
+    return {spec.name: to_tensor(spec, value[spec.name]) for spec in manifest.inputs}
+
+
+def _examples(model: Model, body: dict[str, Any], verb: str) -> Response:
+    """Classify and regress: rows by name in `examples`, what they share in `context`."""
+    spec = model.manifest.outputs[0]
+    scored = spec.kind in ("classes", "binary") if verb == "classify" else _one_number(spec)
+    if not scored or len(model.manifest.outputs) > 1:
+        raise InputError(
+            f"Expected {verb} signature method_name to be tensorflow/serving/{verb}. Was: "
+            "tensorflow/serving/predict. Ask with :predict."
+        )
+    examples, context = body.get("examples"), body.get("context", {})
+    if not isinstance(examples, list) or not examples:
+        raise InputError(f"When method is {verb}, key 'examples' is expected, a list that is not empty")
+    if not all(isinstance(example, dict) for example in [context, *examples]):
+        raise InputError("Example must be a JSON object")
+    outputs = model.from_rows([{**context, **example} for example in examples])
+    scores = outputs[spec.name].reshape(len(examples), -1)
+    results = [_classes(spec, row) for row in scores] if verb == "classify" else scores[:, 0]
+    return json_response({"results": results}, tokens=not finite(outputs))
+
+
+def _classes(spec: OutputSpec, scores: np.ndarray) -> list[list[Any]]:
+    if spec.kind == "binary":
+        scores = np.array([1 - scores[0], scores[0]])
+    labels = spec.labels or [str(index) for index in range(len(scores))]
+    return [[label, score] for label, score in zip(labels, scores, strict=True)]
+
+
+def _one_number(spec: OutputSpec) -> bool:
+    return spec.kind != "classes" and spec.dtype != "string" and abs(int(np.prod(spec.shape[1:]))) == 1
+
+
+def _check_signature(manifest: Manifest, body: dict[str, Any]) -> None:
+    name = body.get("signature_name", "serving_default")
+    if not isinstance(name, str):
+        raise InputError("'signature_name' key must be a string value.")
+    if name not in ("", "serving_default", manifest.signature):
+        raise InputError(f'Serving signature name: "{name}" not found in signature def')
+
+
+def _written(outputs: Tensors) -> dict[str, Any]:
+    """Outputs as JSON has them: text as text, but as `{"b64": "…"}` where an output's name ends in _bytes."""
+    return {
+        name: _text(name, array) if array.dtype.kind in "OSU" else array for name, array in outputs.items()
+    }
+
+
+def _text(name: str, array: np.ndarray) -> Any:
+    def write(item: Any) -> Any:
+        data = item if isinstance(item, bytes) else str(item).encode()
+        return (
+            {"b64": base64.b64encode(data).decode()}
+            if name.endswith("_bytes")
+            else data.decode(errors="replace")
+        )
+
+    written = np.empty(array.size, dtype=object)
+    written[:] = [write(item) for item in array.ravel()]
+    return written.reshape(array.shape).tolist()
+
+
+def _single(written: dict[str, Any]) -> Any:
+    return next(iter(written.values())) if len(written) == 1 else written
+
+
+def _missing(name: str, version: str | None, status: bool) -> str:
+    if status:
+        return (
+            f"Could not find version {version} of model {name}"
+            if version
+            else f"Could not find any versions of model {name}"
+        )
+    return (
+        f"Servable not found for request: {f'Specific({name}, {version})' if version else f'Latest({name})'}"
+    )
+
+
+def _status(model: Model) -> dict[str, Any]:
+    reason = model.check(everything=False)
+    return {
+        "model_version_status": [
+            {
+                "version": model.manifest.version,
+                "state": "END" if reason else "AVAILABLE",
+                "status": {"error_code": "UNKNOWN" if reason else "OK", "error_message": reason or ""},
+            }
+        ]
+    }
+
+
+def _metadata(manifest: Manifest) -> dict[str, Any]:
+    signature = {
+        "inputs": {spec.name: _tensor_info(spec) for spec in manifest.inputs},
+        "outputs": {spec.name: _tensor_info(spec) for spec in manifest.outputs},
+        "method_name": "tensorflow/serving/predict",
+    }
+    return {
+        "model_spec": {"name": manifest.name, "signature_name": "", "version": manifest.version},
+        "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
+    }
+
+
+def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "dtype": DTYPES.get(spec.dtype, "DT_INVALID"),
+        "tensor_shape": {
+            "dim": [{"size": str(size), "name": ""} for size in spec.shape],
+            "unknown_rank": False,
+        },
+        "name": spec.name,
+    }
