@@ -68,7 +68,7 @@ def parse_rows(text: Any) -> list[list[float]]:
             if not NUMBER.fullmatch(item) or not np.isfinite(float(item)):
                 raise InputError(f"row {number} of X: {item[:40]} is not a number")
         if len(row) != len(rows[0]):
-            raise InputError(f"row {number} of X has {len(row)} numbers, row 1 has {len(rows[0])}")
+            raise InputError(f"row {number} of X has the length {len(row)}, row 1 has {len(rows[0])}")
     return [[float(item) for item in row] for row in rows]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from flask import Request, Response
 from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from .inputs import InputError
 
@@ -27,7 +28,7 @@ def read_json(request: Request) -> dict[str, Any]:
 
     Raises InputError.
     """
-    body = request.get_data(cache=False)
+    body = _read(request)
     if not body:
         raise InputError("the body is empty; send a JSON object")
     try:
@@ -45,7 +46,7 @@ def read_upload(request: Request) -> bytes:
     Raises InputError.
     """
     if request.mimetype.startswith("image/"):
-        return request.get_data(cache=False)
+        return _read(request)
     upload: FileStorage | None = request.files.get("file") or request.files.get("image")
     if upload is None:
         known = [*request.files, *request.form]
@@ -71,6 +72,15 @@ def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Resp
     else:
         body = orjson.dumps(payload, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status=status, mimetype="application/json")
+
+
+def _read(request: Request) -> bytes:
+    body = request.get_data(cache=False)
+    # Werkzeug cuts a body of unknown length off at the limit, without a word.
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(body) >= limit:
+        raise RequestEntityTooLarge
+    return body
 
 
 def _plain(value: Any) -> Any:

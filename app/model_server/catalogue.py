@@ -103,8 +103,11 @@ class Model:
                 outputs = self._timed(inputs.encode_example(self.manifest, example, self.folder))
                 if reason := check_expected(self.manifest, outputs, example):
                     return reason
-        except (InputError, Unavailable, OSError) as error:
+        except (InputError, Unavailable) as error:
             return str(error)
+        except Exception as error:
+            log.exception("%s: its examples cannot be asked", self.manifest.name)
+            return f"{type(error).__name__}: {_first_line(error)}"
         return None
 
     def _timed(self, tensors: Tensors) -> Tensors:
@@ -149,7 +152,18 @@ class Catalogue:
         """Run a slow call in a thread while this greenlet waits; threads are made after the fork."""
         if self._pool is None:
             self._pool = ThreadPool(THREADS, hub=gevent.get_hub())
-        return self._pool.apply(function, args)
+        value, error = self._pool.apply(_caught, (function, args))
+        if error is not None:
+            raise error
+        return value
+
+
+def _caught(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """The pool prints a traceback of all that is raised in it, a client's mistakes included: so raise nothing."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
 
 
 def _directly(function: Callable[..., T], *args: Any) -> T:
