@@ -33,7 +33,7 @@ class Application(Flask):
 def create_app(settings: Settings | None = None) -> Application:
     """Build the application; `settings` come from the environment by default.
 
-    No engine is loaded yet. Raises SettingsError, or BundleError where the bundle cannot be read.
+    No engine is loaded yet. Raises SettingsError, or BundleError where the bundle cannot be served.
     """
     settings = settings or Settings.from_environ()
     app = Application(__name__, static_folder="frontend")
@@ -42,7 +42,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app.url_map.strict_slashes = False
     app.catalogue = Catalogue(settings.bundle, settings.max_pixels)
     app.register_blueprint(health(app.catalogue))
-    app.register_blueprint(articles(app.catalogue, settings))
+    app.register_blueprint(articles(app.catalogue, settings.rows_model))
     app.register_blueprint(tfserving(app.catalogue))
     app.register_blueprint(page(app.catalogue))
     _answer_errors_in_json(app, settings)

@@ -15,17 +15,17 @@ from flask import Blueprint, Response, request
 
 from .answers import verdict
 from .bodies import is_upload, json_response, read_json, read_upload
-from .catalogue import Catalogue, Model
+from .bundle import rows_model
+from .catalogue import Catalogue
 from .inputs import InputError, takes_image
-from .settings import Settings, SettingsError
 
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def articles(catalogue: Catalogue, settings: Settings) -> Blueprint:
-    """The route. Raises SettingsError where `rows_model` names no model that takes rows of numbers."""
+def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
+    """The route. Raises BundleError where it is not clear which model answers rows."""
     pictures = [model for model in catalogue if takes_image(model.manifest)]
-    candidates = rows_candidates(catalogue, settings)
+    chosen = rows_model([model.manifest for model in catalogue], wanted)
     blueprint = Blueprint("articles", __name__)
 
     @blueprint.post("/predict")
@@ -43,15 +43,13 @@ def articles(catalogue: Catalogue, settings: Settings) -> Blueprint:
         if "X" not in body:
             raise InputError('no X in the body; send {"X": "1 0|1 1"}, or a picture as the form field file')
         rows = parse_rows(body["X"])
-        if len(candidates) != 1:
-            names = ", ".join(model.manifest.name for model in candidates) or "none"
+        model = catalogue.get(chosen.name) if chosen else None
+        if model is None:
             raise InputError(
-                f"which model takes these rows is not clear (candidates: {names}); use /predict/NAME or let "
-                "the operator set MODEL_SERVER_ROWS_MODEL"
+                "no model of this server takes rows of unnamed numbers; GET /models lists what they take"
             )
-        manifest = candidates[0].manifest
-        outputs = candidates[0].from_rows(rows)
-        return json_response({"labels": outputs[manifest.outputs[0].name]}, tokens=True)
+        outputs = model.from_rows(rows)
+        return json_response({"labels": outputs[model.manifest.outputs[0].name]}, tokens=True)
 
     return blueprint
 
@@ -70,26 +68,3 @@ def parse_rows(text: Any) -> list[list[float]]:
         if len(row) != len(rows[0]):
             raise InputError(f"row {number} of X has the length {len(row)}, row 1 has {len(rows[0])}")
     return [[float(item) for item in row] for row in rows]
-
-
-def rows_candidates(catalogue: Catalogue, settings: Settings) -> list[Model]:
-    """The models that may answer rows of unnamed numbers: the one that the settings name, else all that take
-    them.
-    """
-    numeric = [
-        model
-        for model in catalogue
-        if len(model.manifest.inputs) == 1
-        and len(model.manifest.inputs[0].shape) == 2
-        and model.manifest.inputs[0].dtype != "string"
-    ]
-    if not settings.rows_model:
-        return [model for model in numeric if model.manifest.inputs[0].kind == "tensor"]
-    named = [model for model in numeric if model.manifest.name == settings.rows_model]
-    if not named:
-        names = ", ".join(model.manifest.name for model in numeric) or "none"
-        raise SettingsError(
-            f"MODEL_SERVER_ROWS_MODEL={settings.rows_model}: no model with one input of rows of numbers. "
-            f"Such models here: {names}."
-        )
-    return named

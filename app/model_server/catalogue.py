@@ -162,7 +162,7 @@ def _caught(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[Any, Exc
     """The pool prints a traceback of all that is raised in it, a client's mistakes included: so raise nothing."""
     try:
         return function(*args), None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is raised again by the waiting greenlet
         return None, error
 
 

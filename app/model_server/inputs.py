@@ -236,8 +236,8 @@ def _decode(spec: InputSpec, data: bytes, max_pixels: int) -> np.ndarray:
     # Fed hostile bytes, decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error …
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    except Exception:
-        raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from None
+    except Exception as error:
+        raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from error
     if image.width * image.height > max_pixels:
         raise InputError(
             f"the picture has {image.width} x {image.height} pixels, more than the limit of "
