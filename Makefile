@@ -1,0 +1,29 @@
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: help up down test lint unit train tools dev-tools
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+up: tools ## Bring up a server in a container on this machine and serve models/ from it
+	@scripts/up
+
+down: tools ## Remove that server again
+	@ansible-playbook playbooks/down.yml
+
+test: dev-tools ## Run every check
+	@scripts/check all
+
+lint: dev-tools ## Lint roles, playbooks, Python, shell and Dockerfiles
+	@scripts/check lint
+
+unit: dev-tools ## Run the app's tests in its toolchain container
+	@scripts/check unit
+
+train: tools ## Train every model in models/ anew, in the toolchain container
+	@ansible-playbook playbooks/train.yml
+
+tools:
+	@scripts/venv requirements.txt
+dev-tools: tools
+	@scripts/venv requirements-dev.txt
