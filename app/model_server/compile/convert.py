@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,7 @@ def to_onnx(source: Source, path: Path) -> None:
     from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
     patch_tf2onnx()  # tf2onnx 1.17 and NumPy 2
+    _number_nodes(tf2onnx.graph.Node)
     loaded = tf.saved_model.load(str(source.saved_model))
     function = loaded.signatures[source.signature]
     arguments = function.structured_input_signature[1]
@@ -48,6 +51,19 @@ def to_onnx(source: Source, path: Path) -> None:
 
     signature = [tf.TensorSpec(arguments[name].shape, arguments[name].dtype, name) for name in names]
     tf2onnx.convert.from_function(tf.function(serve, input_signature=signature), signature, output_path=str(path))
+
+
+def _number_nodes(node: Any) -> None:
+    """Make tf2onnx deterministic: it walks over sets of nodes, which Python orders by their address in memory."""
+    if "__hash__" not in vars(node):
+        create, count = node.__init__, itertools.count()
+
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            self._number = next(count)
+            create(self, *args, **kwargs)
+
+        node.__init__ = __init__
+        node.__hash__ = lambda self: self._number
 
 
 def to_tensorflow(source: Source, path: Path) -> None:
