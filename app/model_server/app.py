@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Application:
     No engine is loaded yet. Raises SettingsError, or BundleError where the bundle cannot be served.
     """
     settings = settings or Settings.from_environ()
-    app = Application(__name__, static_folder="frontend")
+    app = Application(__name__, static_folder="frontend", static_url_path="/static")
     app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, SEND_FILE_MAX_AGE_DEFAULT=0)
     app.url_map.converters["tfserving"] = AnyCasePath
     app.url_map.strict_slashes = False

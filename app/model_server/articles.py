@@ -19,6 +19,7 @@ from .bundle import rows_model
 from .catalogue import Catalogue
 from .inputs import InputError, takes_image
 
+INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -54,7 +55,7 @@ def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
     return blueprint
 
 
-def parse_rows(text: Any) -> list[list[float]]:
+def parse_rows(text: Any) -> list[list[int | float]]:
     """Read rows split by `|`, numbers split by blanks; all rows have the same length. Raises InputError."""
     if not isinstance(text, str):
         raise InputError('X must be a text: rows split by |, numbers by blanks, as in "1 0|1 1"')
@@ -67,4 +68,4 @@ def parse_rows(text: Any) -> list[list[float]]:
                 raise InputError(f"row {number} of X: {item[:40]} is not a number")
         if len(row) != len(rows[0]):
             raise InputError(f"row {number} of X has the length {len(row)}, row 1 has {len(rows[0])}")
-    return [[float(item) for item in row] for row in rows]
+    return [[int(item) if INTEGER.fullmatch(item) else float(item) for item in row] for row in rows]

@@ -159,7 +159,7 @@ class Catalogue:
 
 
 def _caught(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
-    """The pool prints a traceback of all that is raised in it, a client's mistakes included: so raise nothing."""
+    """The pool prints a traceback of all that is raised in it, clients' mistakes included: raise nothing."""
     try:
         return function(*args), None
     except Exception as error:  # noqa: BLE001 - it is raised again by the waiting greenlet
