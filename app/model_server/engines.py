@@ -6,14 +6,15 @@ Calls are safe from any number of threads and greenlets at once. One thread a ca
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from .bundle import Manifest
+from .bundle import Manifest, TensorSpec
 
 Tensors = dict[str, np.ndarray]
 
@@ -44,13 +45,15 @@ class LiteRT:
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._new: Callable[[], Any] = lambda: Interpreter(model_path=str(folder / manifest.file), num_threads=1)
+        self._new: Callable[[], Any] = lambda: Interpreter(
+            model_path=str(folder / manifest.file), num_threads=1
+        )
         interpreter = self._new()
         signature = interpreter.get_signature_runner(manifest.signature)
         inputs, outputs = signature.get_input_details(), signature.get_output_details()
-        self._inputs = [(spec.name, inputs[spec.engine_name]["index"]) for spec in manifest.inputs]
-        self._outputs = [(spec.name, outputs[spec.engine_name]["index"]) for spec in manifest.outputs]
-        del signature, inputs, outputs
+        self._inputs = _indices(manifest.inputs, inputs)
+        self._outputs = _indices(manifest.outputs, outputs)
+        del signature  # while it lives, LiteRT refuses to resize
         self._idle: deque[tuple[Any, list[tuple[int, ...]]]] = deque([(interpreter, [])])
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -75,6 +78,12 @@ class LiteRT:
         return answer
 
 
+def _indices(specs: Sequence[TensorSpec], details: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
+    # TensorFlow calls the SavedModel argument "a-in" a_in, LiteRT does not.
+    indices = {re.sub(r"\W", "_", name): detail["index"] for name, detail in details.items()}
+    return [(spec.name, indices[re.sub(r"\W", "_", spec.engine_name)]) for spec in specs]
+
+
 class OnnxRuntime:
     """ONNX Runtime; a session serves any number of threads."""
 
@@ -93,7 +102,9 @@ class OnnxRuntime:
 
     def run(self, inputs: Tensors) -> Tensors:
         try:
-            values = self._session.run(self._fetch, {engine_name: inputs[name] for name, engine_name in self._inputs})
+            values = self._session.run(
+                self._fetch, {engine_name: inputs[name] for name, engine_name in self._inputs}
+            )
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
@@ -113,7 +124,9 @@ class TensorFlow:
 
     def run(self, inputs: Tensors) -> Tensors:
         try:
-            values = self._call(**{engine_name: self._tensor(inputs[name]) for name, engine_name in self._inputs})
+            values = self._call(
+                **{engine_name: self._tensor(inputs[name]) for name, engine_name in self._inputs}
+            )
             return {name: values[engine_name].numpy() for name, engine_name in self._outputs}
         except (self._errors, ValueError, TypeError) as error:
             raise EngineError(f"TensorFlow: {error}") from error
@@ -139,7 +152,9 @@ def load_engine(manifest: Manifest, folder: Path) -> Engine:
             f"Install requirements/{manifest.engine}.txt."
         ) from error
     except Exception as error:
-        raise EngineError(f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}") from error
+        raise EngineError(
+            f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}"
+        ) from error
 
 
 def import_tensorflow() -> Any:

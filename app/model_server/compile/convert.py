@@ -17,7 +17,7 @@ from ..engines import Engine, EngineError, Tensors, import_tensorflow
 from . import CompileError
 from .sources import Source
 
-ABSOLUTE, RELATIVE = 1e-4, 1e-4
+TOLERANCE = 1e-4
 FREE_SIZES = (16, 24)
 
 
@@ -90,8 +90,8 @@ CANDIDATES = (
 
 
 def reason(error: BaseException) -> str:
-    """The line of a converter's error that says why, without its source locations; at most 160 characters."""
-    text = str(error).strip() or type(error).__name__
+    """The line of an engine's or converter's error that says why, without its locations; at most 160 characters."""
+    text = str(error.__cause__ or error).strip() or type(error).__name__
     telling = re.search(r"'tf\.\w+' op .*|(?:Flex|Custom) ops:.*|.*(?:not supported|unsupported).*", text)
     line = (telling[0] if telling else text).strip().splitlines()[0]
     return line if len(line) <= 160 else line[:157] + "…"
@@ -125,7 +125,7 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
             raise CompileError(f"example {name}: the model itself answers NaN or infinity. Its weights are broken.")
         probes.append(Probe(f"example {name}", tensors, answer))
     rng = np.random.default_rng(0)
-    failures = []
+    failures: list[str] = []
     left = 0
     for free in FREE_SIZES if any(-1 in spec.shape[1:] for spec in inputs) else FREE_SIZES[:1]:
         for batch in (1, 3, 2):
@@ -144,9 +144,9 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
                 failures.append(f"{name}: NaN or infinity")
     if not left:
         raise CompileError(
-            "the model itself does not answer several rows at once, so no engine could be compared with it "
-            f"({failures[0]}). Give an example with typical input in the card; if its batch size is fixed, build it with "
-            "a free one (None)."
+            f"the model itself gives no usable answer to several random rows ({failures[-1]}), so no engine could be "
+            "compared with it. If it takes only certain input, give examples in the card; if its batch size is fixed, build "
+            "it with a free one (None); if it answers NaN, its weights are broken."
         )
     return probes
 
@@ -181,7 +181,7 @@ def _random(
         low, high = (min(s.min() for s in samples), max(s.max() for s in samples)) if samples else (0, 1)
         return rng.integers(int(low), int(high) + 1, shape).astype(dtype)
     noise = rng.standard_normal(shape)
-    if samples and not -1 in spec.shape[1:]:
+    if samples and -1 not in spec.shape[1:]:
         rows = np.concatenate(samples)
         noise = rows[rng.integers(0, len(rows), batch)] * (1 + 0.1 * noise)
     return noise.astype(dtype)
@@ -195,7 +195,7 @@ def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]
     """The largest difference between the engine's answers and the model's own.
 
     Raises EngineError where the engine refuses a probe, or answers in another shape, with NaN, or further off than
-    1e-4 (absolute, plus 1e-4 of the output's largest value).
+    1e-4 of one plus the output's largest value (half-precision outputs: four steps of their precision; integers: 0).
     """
     largest = 0.0
     for probe in probes:
@@ -212,7 +212,8 @@ def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]
             if not np.isfinite(wide).all():
                 raise EngineError(f"{probe.name}: {spec.name} is NaN or infinite where the model's answer is not")
             difference = float(np.abs(wide - own).max(initial=0.0))
-            if difference > ABSOLUTE + RELATIVE * float(np.abs(own).max(initial=0.0)):
+            unit = max(TOLERANCE, 4 * float(np.finfo(theirs.dtype).eps)) if theirs.dtype.kind == "f" else 0.0
+            if difference > unit * (1 + float(np.abs(own).max(initial=0.0))):
                 raise EngineError(f"{probe.name}: {spec.name} is off by {difference:.2g}")
             largest = max(largest, difference)
     return largest

@@ -63,15 +63,19 @@ class _Architecture:
     config: Any
     keras_version: str
 
+    @property
+    def is_keras_3(self) -> bool:
+        """Whether Keras 3 wrote the file; its to_json() names no version, but every class's module."""
+        return self.keras_version.startswith("3") or (not self.keras_version and "module" in self.config)
+
 
 def _load_keras(card: Card, folder: Path) -> Source:
     import_tensorflow()
     architecture = _read_architecture(card.model)
-    if not card.allow_lambda:
-        _refuse_lambda(card, architecture.config)
+    _refuse_unsafe(card, architecture.config)
     # Keras 3 reads many Keras 2 files, but only tf_keras *is* Keras 2: each file goes to its own Keras first.
-    frameworks = ["keras", "tf_keras"] if architecture.keras_version.startswith("3") else ["tf_keras", "keras"]
-    errors: list[Exception] = []
+    frameworks = ["keras", "tf_keras"] if architecture.is_keras_3 else ["tf_keras", "keras"]
+    errors = []
     for name in frameworks:
         framework = importlib.import_module(name)
         try:
@@ -81,7 +85,7 @@ def _load_keras(card: Card, folder: Path) -> Source:
             raise
         except Exception as error:  # whatever Keras raises, the other Keras may read the file
             errors.append(error)
-    raise _load_error(card, architecture, errors)
+    raise _load_error(card, architecture, errors[0])
 
 
 def _read_architecture(path: Path) -> _Architecture:
@@ -109,7 +113,7 @@ def _read_architecture(path: Path) -> _Architecture:
             config = json.loads(path.read_text(encoding="utf-8"))
             return _Architecture("json+h5", config, str(config.get("keras_version", "")))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise CompileError(f"{path}: damaged or not a Keras model ({_first_line(error)}). Save it again.") from None
+        raise CompileError(f"{path}: damaged or not a Keras model ({_brief(error)}). Save it again.") from None
     raise CompileError(f"{path}: neither HDF5 nor a Keras archive, whatever its name says. Save it again with model.save.")
 
 
@@ -160,7 +164,7 @@ def _custom_objects(card: Card) -> dict[str, Any]:
     except Exception as error:
         raise CompileError(
             f"{card.path}: custom_objects: importing {card.custom_objects.name} failed "
-            f"({type(error).__name__}: {_first_line(error)})."
+            f"({type(error).__name__}: {_brief(error)})."
         ) from error
     return {
         key: value
@@ -191,16 +195,21 @@ def _layer_name(item: dict[str, Any]) -> str:
     return str(name or item.get("name") or "unnamed")
 
 
-def _refuse_lambda(card: Card, config: Any) -> None:
+def _refuse_unsafe(card: Card, config: Any) -> None:
     for item in _objects(config):
-        if item["class_name"] in ("Lambda", "__lambda__"):
+        if item["class_name"] in ("Lambda", "__lambda__") and not card.allow_lambda:
             raise CompileError(
                 f"{card.model}: layer {_layer_name(item)} is a Lambda: Python code that came inside the file. "
                 f"If you trust the file, set allow_lambda: true in {card.path}; better, write a Layer class."
             )
+        if isinstance(item["config"], dict) and item["config"].get("stateful") is True:
+            raise CompileError(
+                f"{card.model}: layer {_layer_name(item)} ({item['class_name']}) is stateful: one client's request would "
+                "change the next one's answer. Build the model with stateful=False."
+            )
 
 
-def _load_error(card: Card, architecture: _Architecture, errors: list[Exception]) -> CompileError:
+def _load_error(card: Card, architecture: _Architecture, error: Exception) -> CompileError:
     layers = {name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)}
     known = layers | {"Sequential", "Functional", "Model"}
     defined = set(_custom_objects(card))
@@ -214,19 +223,19 @@ def _load_error(card: Card, architecture: _Architecture, errors: list[Exception]
                 f"{card.model}: layer {_layer_name(item)} is of class {name}, and {where}. Put the class into a file "
                 f"beside the model and name it in {card.path}, field custom_objects (for example: layers.py)."
             )
-    reasons = "; ".join(f"{type(error).__name__}: {_first_line(error)}" for error in errors)
-    text = " ".join(str(error) for error in errors)
+    text = str(error)
     remedy = "Save it again with the Keras that trained it."
     if re.search(r"[Uu]nknown (activation|layer|object|initializer|regularizer|constraint)|[Cc]ould not locate", text):
         remedy = f"If it uses code of your own, name its file in {card.path}, field custom_objects."
     elif architecture.format == "json+h5":
-        remedy = f"Check that {card.weights.name if card.weights else 'the weights'} belongs to {card.model.name}."
-    return CompileError(f"{card.model}: neither Keras 3 nor Keras 2 loads it ({reasons}). {remedy}")
+        remedy = f"Check that {card.weights.name if card.weights else 'its weights file'} belongs to {card.model.name}."
+    return CompileError(f"{card.model}: Keras does not load it ({type(error).__name__}: {_brief(error)}). {remedy}")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+def _brief(error: BaseException) -> str:
+    """An error in one line of at most 240 characters; of Keras's nested ones, the innermost."""
+    text = re.split(r"(?:Exception encountered|Error message|Original error message):", str(error))[-1]
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "…"
 
 
@@ -307,8 +316,7 @@ def _specs(names: list[str], tensors: list[Any]) -> list[TensorSpec]:
         name = _unique(name, {spec.name for spec in specs})
         engine_name = re.sub(r"\W", "_", name, flags=re.ASCII)
         engine_name = _unique(f"_{engine_name}" if engine_name[:1].isdigit() else engine_name, {s.engine_name for s in specs})
-        shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
-        specs.append(TensorSpec(name, _dtype(tensor.dtype), shape, engine_name, "tensor"))
+        specs.append(TensorSpec(name, _dtype(tensor.dtype), _shape(tensor), engine_name, "tensor"))
     return specs
 
 
@@ -318,6 +326,11 @@ def _unique(name: str, taken: set[str]) -> str:
     while candidate in taken:
         candidate = f"{name}_{(number := number + 1) - 1}"
     return candidate
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """The tensor's shape with a free batch, whatever the file says: the comparison asks for several sizes."""
+    return (-1, *(-1 if size is None else int(size) for size in list(tensor.shape)[1:]))
 
 
 def _dtype(dtype: Any) -> str:
@@ -332,7 +345,7 @@ def _load_saved_model(folder: Path) -> Source:
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:
-        raise CompileError(f"{folder}: TensorFlow does not load this SavedModel ({_first_line(error)}).") from None
+        raise CompileError(f"{folder}: TensorFlow does not load this SavedModel ({_brief(error)}).") from None
     names = sorted(loaded.signatures)
     if SIGNATURE in names:
         name = SIGNATURE
@@ -361,7 +374,6 @@ def _signature_specs(folder: Path, tensors: dict[str, Any]) -> list[TensorSpec]:
         tensor = tensors[key]
         if tensor.shape.rank is None or tensor.shape.rank == 0:
             raise CompileError(f"{folder}: {key} has no batch axis. Export the model with shapes [batch, …].")
-        shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
         name = re.sub(r"^serving_default_|:\d+$", "", key)
-        specs.append(TensorSpec(name, _dtype(tensor.dtype), shape, key, "tensor"))
+        specs.append(TensorSpec(name, _dtype(tensor.dtype), _shape(tensor), key, "tensor"))
     return specs
