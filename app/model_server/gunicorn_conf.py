@@ -35,5 +35,5 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    for name, reason in worker.wsgi.catalogue.check().items():
+    for name, reason in worker.app.callable.catalogue.check().items():
         worker.log.error("%s is not ready: %s", name, reason)

@@ -101,8 +101,10 @@ def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
     1.0) for integers. Strings are text or `{"b64": "…"}` and become an object array of bytes.
     """
     text = spec.dtype == "string"
+    if text:
+        value = _encoded(spec, value)
     try:
-        tensor = np.array(_encoded(spec, value), dtype=object) if text else np.asarray(value)
+        tensor = np.array(value, dtype=object if text else None)
     except (ValueError, OverflowError):
         raise InputError(
             f"input {spec.name}: ragged; all lists of one level must have the same length"
@@ -112,8 +114,17 @@ def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
         raise InputError(
             f"input {spec.name}: the shape is {list(tensor.shape)}, the model takes {shape_text(spec)}"
         )
+    if text:
+        return tensor
     with np.errstate(over="ignore"):
-        return tensor if text else tensor.astype(spec.dtype)
+        cast = tensor.astype(spec.dtype)
+    if (
+        cast.dtype.kind == "f"
+        and not np.isfinite(cast).all()
+        and not np.array_equal(np.isinf(cast), np.isinf(tensor))
+    ):
+        raise InputError(f"input {spec.name}: a number does not fit {spec.dtype}")
+    return cast
 
 
 def shape_text(spec: InputSpec) -> str:

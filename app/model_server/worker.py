@@ -25,6 +25,20 @@ class Worker(GeventWorker):
         self._idle: dict[gevent.Greenlet, gevent.Timeout] = {}
         super().init_process()
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        application = self.wsgi
+
+        def answer(environ: dict[str, Any], start_response: Any) -> Any:
+            def start(*args: Any) -> Any:
+                if not self.alive:  # told to stop since this request began: its connection ends with the answer
+                    start_response.__self__.force_close()
+                return start_response(*args)
+
+            return application(environ, start)
+
+        self.wsgi = answer
+
     def handle_request(self, *args: Any) -> None:
         super().handle_request(*args)
         gevent.sleep(0)  # else a client that asks at once again is served alone, without end

@@ -1,0 +1,166 @@
+"""Fixtures: the shipped models compiled once, the application over them, and a real gunicorn in front of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from model_server.app import create_app
+from model_server.bundle import InputSpec, Manifest, OutputSpec, write_manifest
+from model_server.settings import Settings
+
+APP = Path(__file__).parent.parent
+MODELS = APP.parent / "models"
+
+Tensors = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of models/: compiled now, or MODEL_SERVER_TEST_BUNDLE where there is no TensorFlow to compile it."""
+    if ready := os.environ.get("MODEL_SERVER_TEST_BUNDLE"):
+        return Path(ready)
+    folder = tmp_path_factory.mktemp("bundle")
+    command = [sys.executable, "-m", "model_server.compile", str(MODELS), str(folder)]
+    subprocess.run(command, cwd=APP, env={**os.environ, "PYTHONPATH": python_path()}, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def client(bundle: Path) -> FlaskClient:
+    """A client of the application over the shipped models, in this process."""
+    return create_app(Settings(bundle=bundle)).test_client()
+
+
+@dataclass
+class Server:
+    """A gunicorn of this repository's configuration."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(
+        self, path: str, body: bytes | None = None, kind: str = "application/json"
+    ) -> tuple[int, dict[str, Any]]:
+        """Ask on a new connection; the status and the JSON of the answer."""
+        request = urllib.request.Request(self.address + path, data=body, headers={"Content-Type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """The lines logged so far."""
+        return [json.loads(line) for line in (self.folder / "stdout").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def start_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """A function that starts gunicorn over the shipped models; its keywords are more environment variables."""
+    servers: list[Server] = []
+
+    def start(**environ: str) -> Server:
+        folder = tmp_path_factory.mktemp("server")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "gunicorn", "--config", "python:model_server.gunicorn_conf"]
+        command += ["--bind", f"127.0.0.1:{port}", "model_server.app:create_app()"]
+        variables = {
+            **os.environ,
+            "PYTHONPATH": python_path(),
+            "MODEL_SERVER_BUNDLE": str(bundle),
+            "MODEL_SERVER_PORT": str(port),
+            "MODEL_SERVER_WORKERS": "2",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+            process = subprocess.Popen(command, env=variables | environ, cwd=folder, stdout=out, stderr=err)
+        server = Server(process, port, folder)
+        servers.append(server)
+        for _ in range(200):
+            try:
+                if server.request("/healthz")[0] == 200:
+                    return server
+            except OSError:
+                time.sleep(0.1)
+            if process.poll() is not None:
+                break
+        raise AssertionError(f"gunicorn did not start: {(folder / 'stderr').read_text()}")
+
+    yield start
+    for server in servers:
+        server.process.send_signal(signal.SIGTERM)
+    for server in servers:
+        server.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server]) -> Server:
+    """One gunicorn for the tests that only ask."""
+    return start_server()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
+    """A function that serves made-up models: pairs of a manifest and a function from tensors to tensors."""
+
+    def start(*models: tuple[Manifest, Callable[[Tensors], Tensors]], **settings: Any) -> FlaskClient:
+        functions = {manifest.name: function for manifest, function in models}
+
+        class Engine:
+            def __init__(self, manifest: Manifest, folder: Path) -> None:
+                self.run = functions[manifest.name]
+
+        monkeypatch.setattr("model_server.catalogue.load_engine", Engine)
+        for manifest, _ in models:
+            (tmp_path / manifest.name).mkdir()
+            write_manifest(manifest, tmp_path / manifest.name)
+        return create_app(Settings(bundle=tmp_path, **settings)).test_client()
+
+    return start
+
+
+def make_manifest(
+    inputs: list[InputSpec], outputs: list[OutputSpec] | None = None, name: str = "made", **fields: Any
+) -> Manifest:
+    """A manifest with what a test does not care about filled in."""
+    given = {"examples": (), "version": "1", "engine": "litert", "source_format": "keras"} | fields
+    return Manifest(
+        name=name,
+        title="",
+        description="",
+        file="model",
+        signature="serving_default",
+        inputs=tuple(inputs),
+        outputs=tuple(outputs or [OutputSpec("y", "float32", (-1, 1), "y", "numbers")]),
+        max_difference=0.0,
+        source_hash="",
+        **given,
+    )
+
+
+def python_path() -> str:
+    """PYTHONPATH for a child process that finds the application and what this process found."""
+    return os.pathsep.join([str(APP), *filter(None, sys.path)])

@@ -1,0 +1,78 @@
+"""Outputs become answers that people read, and wrong ones are told from right ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_manifest
+from model_server.answers import check_expected, decode, verdict
+from model_server.bundle import Example, InputSpec, OutputSpec
+
+INPUT = InputSpec("x", "float32", (-1, 1), "x", "tensor")
+FRUIT = OutputSpec("fruit", "float32", (-1, 3), "f", "classes", labels=("apple", "pear", "fig"))
+RIPE = OutputSpec("ripe", "float32", (-1, 1), "r", "binary", labels=("no", "yes"), threshold=0.6)
+GRAMS = OutputSpec("grams", "float32", (-1, 2), "g", "numbers")
+MODEL = make_manifest([INPUT], [FRUIT, RIPE, GRAMS])
+OUTPUTS = {
+    "fruit": np.array([[0.1, 0.7, 0.2]], np.float32),
+    "ripe": np.array([[0.55]], np.float32),
+    "grams": np.array([[10.0, 20.5]], np.float32),
+}
+
+
+def test_classes_binary_and_numbers() -> None:
+    answer = decode(MODEL, OUTPUTS)
+    assert (answer["fruit"]["label"], answer["fruit"]["index"]) == ("pear", 1)
+    assert answer["fruit"]["probability"] == pytest.approx(0.7)
+    assert (answer["ripe"]["label"], answer["ripe"]["index"]) == ("no", 0)
+    assert answer["ripe"]["probability"] == pytest.approx(0.45)
+    assert answer["grams"]["values"].tolist() == [10.0, 20.5]
+    assert verdict(MODEL, OUTPUTS) == 1
+
+
+def test_scores_that_are_no_probabilities_are_not_called_so() -> None:
+    assert "probability" not in decode(MODEL, OUTPUTS | {"fruit": np.array([[-3.0, 8.0, 1.0]])})["fruit"]
+
+
+def test_a_score_that_is_not_finite_has_no_label() -> None:
+    assert decode(MODEL, OUTPUTS | {"fruit": np.array([[np.nan, 0.5, 0.5]])})["fruit"]["label"] is None
+
+
+@pytest.mark.parametrize(
+    "expect",
+    [
+        {"fruit": "pear"},
+        {"fruit": 1},
+        {"ripe": "no"},
+        {"ripe": 0.55},
+        {"grams": [10, 20.5]},
+        {"fruit": [0.1, 0.7, 0.2]},
+    ],
+)
+def test_right_answers(expect: dict[str, Any]) -> None:
+    assert check_expected(MODEL, OUTPUTS, Example("e", None, expect)) is None
+
+
+@pytest.mark.parametrize(
+    ("expect", "words"),
+    [
+        ({"fruit": "fig"}, "but is pear (probability 0.7)"),
+        ({"fruit": 2}, "but is 1"),
+        ({"ripe": 0.7}, "off by 0.15, allowed 0.01"),
+        ({"grams": [10]}, "has 2 numbers instead of 1"),
+        ({"grams": [10, float("nan")]}, "off by nan"),
+        ({"weight": 1}, "expects an output weight"),
+    ],
+)
+def test_wrong_answers_are_named(expect: dict[str, Any], words: str) -> None:
+    reason = check_expected(MODEL, OUTPUTS, Example("e", None, expect))
+    assert reason is not None
+    assert words in reason
+    assert "example e" in reason
+
+
+def test_nan_is_never_right() -> None:
+    outputs = OUTPUTS | {"grams": np.array([[np.nan, 20.5]])}
+    assert check_expected(MODEL, outputs, Example("e", None, {"grams": [10, 20.5]})) is not None

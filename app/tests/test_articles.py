@@ -1,0 +1,117 @@
+"""POST /predict answers the two articles' clients as their own servers did."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MODELS, make_manifest
+from flask.testing import FlaskClient
+from model_server.bundle import BundleError, InputSpec, OutputSpec
+from PIL import Image
+
+SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
+
+
+def test_rows_of_text(client: FlaskClient) -> None:
+    response = client.post("/predict", json={"X": "1 0|1 1"})
+    assert response.status_code == 200
+    assert response.json.keys() == {"labels"}
+    [[different], [equal]] = response.json["labels"]
+    assert different > 0.9
+    assert equal < 0.1
+    assert response.text.startswith('{"labels": [[0.9')
+
+
+@pytest.mark.parametrize("field", ["file", "image"])
+def test_an_upload_is_answered_by_every_picture_model_in_order(client: FlaskClient, field: str) -> None:
+    response = client.post("/predict", data={field: (io.BytesIO(SEVEN), "seven.png")})
+    assert response.status_code == 200
+    assert response.json == [7, 0]  # digits, then digits_even
+
+
+def test_large_uploads_stay_in_memory(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("an upload was about to be written to a file")
+
+    for name in ("TemporaryFile", "SpooledTemporaryFile", "NamedTemporaryFile"):
+        monkeypatch.setattr(tempfile, name, refuse)
+        monkeypatch.setattr(f"werkzeug.formparser.{name}", refuse, raising=False)
+    noise = io.BytesIO()
+    Image.effect_noise((1500, 1500), 90).save(noise, "PNG")
+    assert len(noise.getvalue()) > 1_000_000
+    noise.seek(0)
+    assert client.post("/predict", data={"file": (noise, "noise.png")}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "no X in the body"),
+        ({"X": 1}, "must be a text"),
+        ({"X": ""}, "row 1 of X is empty"),
+        ({"X": "1 0|"}, "row 2 of X is empty"),
+        ({"X": "1 nan|1 1"}, "nan is not a number"),
+        ({"X": "1 1e999"}, "1e999 is not a number"),
+        ({"X": "1 0|1"}, "row 2 of X has the length 1"),
+        ({"X": "1 0 1"}, "shape is [1, 3]"),
+    ],
+)
+def test_wrong_rows(client: FlaskClient, data: dict[str, Any], words: str) -> None:
+    response = client.post("/predict", json=data)
+    assert response.status_code == 400
+    assert words in response.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "as the field file or image"),
+        ({"picture": (io.BytesIO(SEVEN), "seven.png")}, "the form has picture"),
+        ({"file": (io.BytesIO(b""), "empty.png")}, "the file is empty"),
+        ({"file": (io.BytesIO(b"hello"), "hello.png")}, "not a picture"),
+    ],
+)
+def test_wrong_uploads(client: FlaskClient, data: dict[str, Any], words: str) -> None:
+    response = client.post("/predict", data=data, content_type="multipart/form-data")
+    assert response.status_code == 400
+    assert words in response.json["error"]
+
+
+def rows_model(name: str) -> tuple[Any, Callable[..., Any]]:
+    manifest = make_manifest([InputSpec("x", "int32", (-1, 2), "x", "tensor")], name=name)
+    return manifest, lambda tensors: {"y": tensors["x"].sum(axis=1, keepdims=True).astype(np.float32)}
+
+
+def test_which_model_answers_rows_is_a_setting(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(rows_model("a"), rows_model("b"), rows_model="b")
+    assert client.post("/predict", json={"X": "1 2"}).json == {"labels": [[3.0]]}
+
+
+def test_an_unclear_choice_stops_the_server(serve: Callable[..., FlaskClient]) -> None:
+    with pytest.raises(BundleError, match="a, b"):
+        serve(rows_model("a"), rows_model("b"))
+
+
+def test_a_binary_model_answers_zero_or_one_and_numbers_stay_numbers(
+    serve: Callable[..., FlaskClient],
+) -> None:
+    picture = [InputSpec("p", "float32", (-1, 2, 2, 1), "p", "image", color="grayscale")]
+    binary = [OutputSpec("y", "float32", (-1, 1), "y", "binary", threshold=0.5)]
+    client = serve(
+        (make_manifest(picture, binary, name="yes"), lambda _: {"y": np.array([[0.51]], np.float32)}),
+        (make_manifest(picture, binary, name="no"), lambda _: {"y": np.array([[0.5]], np.float32)}),
+        (make_manifest(picture, name="number"), lambda _: {"y": np.array([[2.5]], np.float32)}),
+    )
+    response = client.post("/predict", data={"file": (io.BytesIO(SEVEN), "seven.png")})
+    assert response.json == [0, [2.5], 1]  # no, number, yes
+
+
+def test_without_picture_models_an_upload_is_refused(serve: Callable[..., FlaskClient]) -> None:
+    response = serve(rows_model("a")).post("/predict", data={"file": (io.BytesIO(SEVEN), "seven.png")})
+    assert response.status_code == 400
+    assert "no model of this server takes a picture" in response.json["error"]

@@ -1,0 +1,142 @@
+"""The model card: what it accepts, and that each mistake is answered with file, field and remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from model_server.card import CardError, InputCard, OutputCard, load_card
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with a model (of which the card looks at the name only) and an example picture."""
+    folder = tmp_path / "cats"
+    (folder / "examples").mkdir(parents=True)
+    (folder / "cats.keras").touch()
+    (folder / "examples" / "tom.png").touch()
+    return folder
+
+
+def write(folder: Path, card: str) -> Path:
+    (folder / "model.yml").write_text(card, encoding="utf-8")
+    return folder
+
+
+def test_without_a_card_the_only_model_is_found_and_speaks_tensors(folder: Path) -> None:
+    card = load_card(folder)
+    assert (card.name, card.model.name, card.inputs, card.outputs) == ("cats", "cats.keras", {}, {})
+
+
+def test_a_full_card(folder: Path) -> None:
+    card = load_card(
+        write(
+            folder,
+            """
+            title: Cats
+            inputs: {picture: {kind: image, color: rgb, scale: 1/255, offset: -1e-1, invert: true}}
+            outputs: {cat: {kind: binary, labels: [no, yes], threshold: 0.25}}
+            examples: [{input: examples/tom.png, expect: yes}, {name: numbers, input: [[1, 2]], expect: {cat: 0.5}}]
+            """,
+        )
+    )
+    assert card.inputs == {"picture": InputCard("image", "rgb", 1 / 255, -0.1, True)}
+    assert card.outputs == {"cat": OutputCard("binary", ("no", "yes"), 0.25)}  # words, not YAML 1.1's truths
+    assert [(e.name, e.expect, e.tolerance) for e in card.examples] == [
+        ("1", "yes", 0.01),
+        ("numbers", {"cat": 0.5}, 0.01),
+    ]
+
+
+def test_labels_may_stand_in_a_file(folder: Path) -> None:
+    (folder / "labels.txt").write_text("cat\ndog\n\n")
+    card = load_card(write(folder, "outputs: {o: {kind: classes, labels: labels.txt}}"))
+    assert card.outputs["o"].labels == ("cat", "dog")
+
+
+def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
+    (folder / "cats.keras").unlink()
+    (folder / "model.json").write_text(json.dumps({"class_name": "Sequential", "config": []}))
+    (folder / "notes.json").write_text("{}")
+    (folder / "model.h5").touch()
+    card = load_card(folder)
+    assert card.weights and (card.model.name, card.weights.name) == ("model.json", "model.h5")
+
+
+def test_everything_that_goes_in_is_listed_for_the_hash(folder: Path) -> None:
+    (folder / "cats.keras").rename(folder / "other.keras")
+    saved = folder / "saved"
+    (saved / "variables").mkdir(parents=True)
+    for name in ("saved_model.pb", "variables/variables.index", "../layers.py", "../train.py"):
+        (saved / name).touch()
+    card = load_card(
+        write(
+            folder,
+            "{model: saved, custom_objects: layers.py, examples: [{input: {a: examples/tom.png}, expect: 1}]}",
+        )
+    )
+    assert [path.relative_to(folder).as_posix() for path in card.files()] == [
+        "examples/tom.png",
+        "layers.py",
+        "model.yml",
+        "saved/saved_model.pb",
+        "saved/variables/variables.index",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        ("titel: Cats", ["titel", "title", "known keys", "custom_objects"]),
+        ("title: 3", ["title", "quotes"]),
+        ("title: a\ntitle: b", ["line 2", "'title'", "twice"]),
+        ("inputs: [", ["line 1", "not valid YAML"]),
+        ("- cats", ["mapping", "list"]),
+        ("model: cat.keras", ["model", "cat.keras", "cats.keras"]),
+        ("model: ../cats/cats.keras\nweights: /etc/passwd", ["weights", "outside"]),
+        ("model: examples/tom.png", ["model", "tom.png", ".keras"]),
+        ("weights: cats.keras", ["weights", "leave weights out"]),
+        ("custom_objects: cats.keras", ["custom_objects", ".py"]),
+        ("allow_lambda: yes", ["allow_lambda", "true or false"]),
+        ("inputs: {a: {kind: picture}}", ["inputs.a.kind", "tensor, image, columns"]),
+        ("inputs: {a: {color: rgb}}", ["inputs.a", "kind is missing"]),
+        ("inputs: {a: {kind: image, columns: [b]}}", ["inputs.a.columns", "unknown key", "scale"]),
+        ("inputs: {a: {kind: image, color: cmyk}}", ["inputs.a.color", "grayscale"]),
+        ("inputs: {a: {kind: image, scale: x}}", ["inputs.a.scale", "number", "1/255"]),
+        ("inputs: {a: {kind: image, scale: .nan}}", ["inputs.a.scale", "number"]),
+        ("inputs: {a: {kind: columns}}", ["inputs.a", "columns is missing"]),
+        ("inputs: {a: {kind: columns, columns: [b, b]}}", ["inputs.a.columns", "'b'", "twice"]),
+        ("outputs: {a: {kind: classes}}", ["outputs.a", "labels is missing"]),
+        ("outputs: {a: {kind: binary, labels: [a, b, c]}}", ["outputs.a.labels", "3 labels", "[no, yes]"]),
+        ("outputs: {a: {kind: binary, threshold: 50}}", ["outputs.a.threshold", "between 0 and 1"]),
+        ("examples: {input: 1}", ["examples", "not a list"]),
+        ("examples: [{input: 1}]", ["examples[0]", "expect is missing"]),
+        ("examples: [{input: examples/tim.png, expect: 1}]", ["examples[0].input", "tim.png", "tom.png"]),
+        ("examples: [{input: cats.keras, expect: 1}]", ["examples[0].input", "below examples/"]),
+        ("examples: [{input: 1, expect: 1, name: a}, {input: 2, expect: 1, name: a}]", ["'a'", "its own name"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(folder: Path, card: str, told: list[str]) -> None:
+    with pytest.raises(CardError) as error:
+        load_card(write(folder, card))
+    assert str(error.value).startswith(f"{folder}/model.yml: ")
+    assert [part for part in told if part not in str(error.value)] == []
+
+
+def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"\.keras.*SavedModel"):
+        load_card(tmp_path)
+
+
+def test_several_models_must_be_told_apart(folder: Path) -> None:
+    (folder / "dogs.h5").touch()
+    with pytest.raises(CardError, match=r"model: several .*cats\.keras, dogs\.h5"):
+        load_card(folder)
+    assert load_card(write(folder, "model: dogs.h5")).model.name == "dogs.h5"
+
+
+def test_a_name_that_no_address_can_carry_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "My Cats").mkdir()
+    with pytest.raises(CardError, match="lower-case"):
+        load_card(tmp_path / "My Cats")

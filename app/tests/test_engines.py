@@ -1,0 +1,117 @@
+"""The engines: equal answers, safe from many threads, clear when a library is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from model_server.bundle import BundleError, Manifest, read_bundle, read_manifest, rows_model
+from model_server.compile import build
+from model_server.compile.build import compile_model
+from model_server.compile.convert import CANDIDATES
+from model_server.engines import EngineError, load_engine
+
+ENGINES = ("litert", "onnx", "tensorflow")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Manifest, Path]]:
+    """One model, compiled for each engine: y = x * [1, 2, 3] + [0, 0, 1]."""
+    folder = tmp_path_factory.mktemp("models") / "line"
+    folder.mkdir()
+    model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3, name="y")])
+    model.set_weights([np.diag([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 1.0])])
+    model.save(folder / "line.keras")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for candidate in CANDIDATES:
+            bundle = tmp_path_factory.mktemp(candidate.engine)
+            patch.setattr(build, "CANDIDATES", (candidate,))
+            compile_model(folder, bundle)
+            found[candidate.engine] = read_manifest(bundle / "line"), bundle / "line"
+    return found
+
+
+def rows(count: int, first: float = 0.0) -> dict[str, np.ndarray]:
+    return {"x": np.arange(first, first + 3 * count, dtype="float32").reshape(count, 3)}
+
+
+def right(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return inputs["x"] * [1, 2, 3] + [0, 0, 1]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_answers_batches_of_any_size_under_the_models_names(
+    compiled: dict[str, tuple[Manifest, Path]], engine: str
+) -> None:
+    manifest, folder = compiled[engine]
+    assert manifest.engine == engine
+    loaded = load_engine(manifest, folder)
+    for count in (1, 3, 1, 100):
+        answer = loaded.run(rows(count))
+        assert list(answer) == ["y"] and answer["y"].dtype == np.float32
+        np.testing.assert_allclose(answer["y"], right(rows(count)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_threads_at_once_get_their_own_answers(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
+    loaded = load_engine(*compiled[engine])
+
+    def ask(number: int) -> bool:
+        inputs = rows(1 + number % 4, first=number)
+        return np.allclose(loaded.run(inputs)["y"], right(inputs), rtol=1e-5)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(400)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_refused_call_harms_no_later_one(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
+    loaded = load_engine(*compiled[engine])
+    with pytest.raises(EngineError):
+        loaded.run({"x": np.zeros((2, 5), "float32")})
+    np.testing.assert_allclose(loaded.run(rows(2))["y"], right(rows(2)), rtol=1e-6)
+
+
+def test_a_missing_library_names_its_requirements(
+    compiled: dict[str, tuple[Manifest, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"line needs .*requirements/onnx\.txt"):
+        load_engine(*compiled["onnx"])
+
+
+def test_a_damaged_file_names_the_model(compiled: dict[str, tuple[Manifest, Path]], tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"junk")
+    with pytest.raises(EngineError, match=r"line: litert cannot load model\.tflite"):
+        load_engine(compiled["litert"][0], tmp_path)
+
+
+def test_a_manifest_of_another_version_is_refused(compiled: dict[str, tuple[Manifest, Path]], tmp_path: Path) -> None:
+    data = json.loads((compiled["litert"][1] / "manifest.json").read_text())
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line" / "manifest.json").write_text(json.dumps({**data, "colour": "red"}))
+    with pytest.raises(BundleError, match=r"line/manifest\.json.*Compile the model again"):
+        read_bundle(tmp_path)
+    with pytest.raises(BundleError, match="no model in this bundle"):
+        read_bundle(tmp_path / "line")
+
+
+def test_which_model_answers_rows(compiled: dict[str, tuple[Manifest, Path]]) -> None:
+    one = compiled["litert"][0]
+    two = replace(one, name="two")
+    table = replace(one, name="table", inputs=(replace(one.inputs[0], kind="columns", columns=("a", "b", "c")),))
+    assert rows_model([one, table]) is one
+    assert rows_model([table]) is None
+    assert rows_model([one, two], "two") is two
+    assert rows_model([one, table], "table") is table
+    with pytest.raises(BundleError, match="line, two.*model_server_rows_model"):
+        rows_model([one, two])
+    with pytest.raises(BundleError, match="nobody.*line, two"):
+        rows_model([one, two], "nobody")

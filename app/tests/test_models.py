@@ -1,0 +1,96 @@
+"""The models that ship, as they are served: their figures on data that they were never trained on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from model_server.answers import check_expected
+from model_server.bundle import read_bundle, read_manifest
+from model_server.engines import load_engine
+from model_server.inputs import encode_example
+
+MODELS = Path(__file__).parents[2] / "models"
+
+Tensors = dict[str, np.ndarray]
+
+
+def training(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"train_{name}", MODELS / name / "train.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def held_out(bundle: Path, name: str) -> tuple[Tensors, Tensors]:
+    """The compiled model's answers to its held-out data, and the right ones."""
+    questions, answers = training(name).held_out()
+    return load_engine(read_manifest(bundle / name), bundle / name).run(questions), answers
+
+
+def test_every_model_is_here_and_both_small_engines_are_at_work(bundle: Path) -> None:
+    manifests = read_bundle(bundle)
+    assert {manifest.name: (manifest.source_format, manifest.engine) for manifest in manifests} == {
+        "digits": ("h5", "litert"),
+        "digits_even": ("keras", "onnx"),
+        "wine": ("saved_model", "litert"),
+        "xor": ("json+h5", "litert"),
+    }
+
+
+def test_xor_knows_its_truth_table(bundle: Path) -> None:
+    given, answers = held_out(bundle, "xor")
+    assert (np.abs(given["activation_2"] - answers["activation_2"]) < 0.1).all()
+
+
+def test_xor_is_saved_as_keras_2_0_4_did() -> None:
+    architecture = json.loads((MODELS / "xor" / "model.json").read_text())
+    assert architecture["keras_version"] == "2.0.4"
+    assert [layer["class_name"] for layer in architecture["config"]] == ["Dense", "Activation"] * 2
+
+
+def test_digits_reads_98_of_100(bundle: Path) -> None:
+    given, answers = held_out(bundle, "digits")
+    assert (given["digit"].argmax(axis=1) == answers["digit"]).mean() >= 0.98
+
+
+def test_digits_reads_pictures_as_users_send_them() -> None:
+    train = training("digits")
+    _, pictures, _, digits = train.split()
+    rng = np.random.default_rng(5)
+    import keras
+
+    model = keras.saving.load_model(MODELS / "digits" / "digits.h5", compile=False)
+    sent = np.stack([train.as_sent(picture, rng) for picture in pictures])
+    assert (model.predict(sent, verbose=0).argmax(axis=1) == digits).mean() >= 0.93
+
+
+def test_digits_even_tells_97_of_100(bundle: Path) -> None:
+    given, answers = held_out(bundle, "digits_even")
+    assert ((given["even"] > 0.5) == (answers["even"] > 0.5)).mean() >= 0.97
+
+
+def test_wine_tells_95_of_100_and_half_a_percent_of_alcohol(bundle: Path) -> None:
+    given, answers = held_out(bundle, "wine")
+    assert (given["cultivar"].argmax(axis=1) == answers["cultivar"]).mean() >= 0.95
+    assert np.abs(given["alcohol"] - answers["alcohol"]).mean() <= 0.5
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_even", "wine", "xor"])
+def test_examples_are_answered_as_the_card_says(bundle: Path, name: str) -> None:
+    folder = bundle / name
+    manifest = read_manifest(folder)
+    engine = load_engine(manifest, folder)
+    assert len(manifest.examples) >= 2
+    for example in manifest.examples:
+        assert check_expected(manifest, engine.run(encode_example(manifest, example, folder)), example) is None
+
+
+def test_models_stay_small() -> None:
+    for folder in MODELS.iterdir():
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 200_000

@@ -1,0 +1,391 @@
+"""What holds for the server as a whole: readiness, errors, headers, the friendly API, and gunicorn around it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import APP, MODELS, Server, make_manifest, python_path
+from flask.testing import FlaskClient
+from model_server.bundle import Example, InputSpec, OutputSpec
+from model_server.engines import EngineError
+from model_server.settings import Settings, SettingsError, usable_cpus
+
+SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
+FLOATS = InputSpec("x", "float32", (-1, 1), "x", "tensor")
+LABEL = OutputSpec("y", "float32", (-1, 2), "y", "classes", labels=("no", "yes"))
+
+
+def always(*scores: float) -> Callable[..., Any]:
+    return lambda tensors: {"y": np.array([scores] * len(tensors["x"]), np.float32)}
+
+
+def example(expect: str) -> Example:
+    return Example("sample", [1], {"y": expect})
+
+
+# ---------------------------------------------------------------- readiness
+
+
+def test_ready_when_every_example_is_right(client: FlaskClient) -> None:
+    response = client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json == {"status": "ready", "models": ["digits", "digits_even", "wine", "xor"]}
+
+
+def test_not_ready_while_an_example_is_wrong(serve: Callable[..., FlaskClient]) -> None:
+    manifest = make_manifest([FLOATS], [LABEL], examples=(example("no"), Example("other", [1], {"y": "yes"})))
+    client = serve((manifest, always(0.9, 0.1)))
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json["models"] == {"made": "example other: y should be yes, but is no (probability 0.9)"}
+    assert client.get("/healthz").status_code == 200
+    assert client.post("/predict/made", json={"row": [1]}).status_code == 200
+
+
+def test_a_model_without_examples_has_to_answer_zeros(serve: Callable[..., FlaskClient]) -> None:
+    def refuse(tensors: Any) -> Any:
+        raise EngineError("no kernel for this\nand more")
+
+    response = serve((make_manifest([FLOATS], [LABEL]), refuse)).get("/readyz")
+    assert response.status_code == 503
+    assert response.json["error"] == "not ready: made: the model made cannot take this: no kernel for this"
+
+
+def test_readiness_asks_again_each_time(serve: Callable[..., FlaskClient]) -> None:
+    scores = [[0.1, 0.9]]
+    manifest = make_manifest([FLOATS], [LABEL], examples=(example("yes"),))
+    client = serve((manifest, lambda tensors: {"y": np.array(scores, np.float32)}))
+    assert client.get("/readyz").status_code == 200
+    scores[0] = [0.9, 0.1]
+    assert client.get("/readyz").status_code == 503
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_others_alone(
+    serve: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = [make_manifest([FLOATS], [LABEL], name=name) for name in ("bad", "good")]
+    client = serve(*((manifest, always(0.1, 0.9)) for manifest in manifests), rows_model="good")
+    import model_server.catalogue
+
+    working = model_server.catalogue.load_engine
+
+    def load(manifest: Any, folder: Path) -> Any:
+        if manifest.name == "bad":
+            raise EngineError("model.tflite is damaged")
+        return working(manifest, folder)
+
+    monkeypatch.setattr("model_server.catalogue.load_engine", load)
+    assert client.post("/predict/good", json={"row": [1]}).status_code == 200
+    response = client.post("/predict/bad", json={"row": [1]})
+    assert response.status_code == 503
+    assert "model.tflite is damaged" in response.json["error"]
+    status = client.get("/v1/models/bad").json["model_version_status"][0]
+    assert status["state"] == "END"
+
+
+# ---------------------------------------------------------------- the friendly API
+
+
+def test_the_catalogue_names_what_the_page_needs(client: FlaskClient) -> None:
+    models = {model["name"]: model for model in client.get("/models").json["models"]}
+    assert list(models) == ["digits", "digits_even", "wine", "xor"]
+    assert models["digits"]["inputs"][0]["kind"] == "image"
+    sample = models["digits"]["examples"][0]["row"]["url"]
+    response = client.get("/" + sample)
+    assert response.mimetype == "image/png"
+    assert client.post("/predict/digits", data=response.data, content_type="image/png").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["manifest.json", "model.tflite", "examples/../manifest.json", "examples/none.png"]
+)
+def test_only_examples_leave_the_bundle(client: FlaskClient, path: str) -> None:
+    assert client.get(f"/models/digits/{path}").status_code == 404
+
+
+def test_rows_are_answered_in_one_batch(client: FlaskClient) -> None:
+    answer = client.post("/predict/xor", json={"rows": [[1, 0], [0, 0]]}).json
+    assert answer["model"] == "xor"
+    assert [round(one["activation_2"]["values"][0]) for one in answer["answers"]] == [1, 0]
+    assert answer["milliseconds"] > 0
+
+
+def test_answers_are_strict_json(serve: Callable[..., FlaskClient]) -> None:
+    response = serve((make_manifest([FLOATS], [LABEL]), always(np.nan, 1))).post(
+        "/predict/made", json={"row": [1]}
+    )
+    assert response.json["answers"] == [{"y": {"index": None, "label": None, "values": [None, 1.0]}}]
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/xor", "/v1/models/xor:predict"])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "the body is empty"),
+        (b"{", "not JSON"),
+        (b'{"X": NaN', "not JSON"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b"[]", "a list instead of an object"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000 + b"NaN", "not JSON"),
+        (b"NaN", "a number instead of an object"),
+    ],
+)
+def test_bad_json(client: FlaskClient, path: str, body: bytes, words: str) -> None:
+    response = client.post(path, data=body)
+    assert response.status_code == 400
+    assert words in response.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("GET", "/nothing", 404, "nothing at /nothing"),
+        ("POST", "/predict/xorr", 404, "perhaps you mean xor"),
+        ("GET", "/predict", 405, "does not take GET"),
+        ("DELETE", "/models", 405, "does not take DELETE"),
+        ("POST", "/predict/xor", 400, '{"row": …} or {"rows": […]}'),
+    ],
+)
+def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
+    response = client.open(path, method=method, json={"something": 1})
+    assert response.status_code == status
+    assert words in response.json["error"]
+    if status == 405:
+        assert response.headers["Allow"]
+
+
+def test_an_unexpected_failure_tells_the_client_nothing_but_where_to_look(
+    serve: Callable[..., FlaskClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(tensors: Any) -> Any:
+        raise KeyError("a secret")
+
+    client = serve((make_manifest([FLOATS], [LABEL]), fail))
+    response = client.post("/predict/made", json={"row": [1]}, headers={"X-Request-ID": "abc-1"})
+    assert response.status_code == 500
+    assert response.json == {"error": "the server failed on this request; its log says more at abc-1"}
+    assert "a secret" in caplog.text
+    assert "request abc-1 failed" in caplog.text
+
+
+def test_large_bodies_and_pictures_are_refused_by_settings(serve: Callable[..., FlaskClient]) -> None:
+    picture = InputSpec("x", "float32", (-1, 4, 4, 1), "x", "image", color="grayscale")
+    client = serve((make_manifest([picture], [LABEL]), always(0, 1)), max_body_bytes=5000, max_pixels=9)
+    for kind in ("image/png", "application/json"):
+        response = client.post("/predict", data=b" " * 5001, content_type=kind)
+        assert response.status_code == 413
+        assert "limit" in response.json["error"]
+    response = client.post("/predict/made", data=SEVEN, content_type="image/png")
+    assert response.status_code == 400
+    assert "more than the limit" in response.json["error"]
+
+
+# ---------------------------------------------------------------- headers
+
+
+def test_no_origin_may_ask_by_default(client: FlaskClient) -> None:
+    response = client.get("/models", headers={"Origin": "https://example.org"})
+    assert not any(name.startswith("Access-Control") for name in response.headers.keys())
+
+
+def test_allowed_origins_may_ask(serve: Callable[..., FlaskClient]) -> None:
+    manifest = make_manifest([FLOATS], [LABEL])
+    client = serve((manifest, always(0, 1)), cors_origins=frozenset({"https://example.org"}))
+    allowed = client.options("/predict/made", headers={"Origin": "https://example.org"})
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://example.org"
+    assert "Content-Type" in allowed.headers["Access-Control-Allow-Headers"]
+    other = client.post("/predict/made", json={"row": [1]}, headers={"Origin": "https://example.com"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+    assert other.headers["Vary"] == "Origin"
+
+
+def test_request_ids_are_taken_or_made(client: FlaskClient) -> None:
+    assert client.get("/healthz", headers={"X-Request-ID": "a1:b.c-d"}).headers["X-Request-ID"] == "a1:b.c-d"
+    assert len(client.get("/healthz", headers={"X-Request-ID": 'a"b'}).headers["X-Request-ID"]) == 32
+
+
+def test_the_page_runs_only_its_own_files(client: FlaskClient) -> None:
+    response = client.get("/")
+    assert response.mimetype == "text/html"
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for file in ("page.js", "page.css", "icon.svg"):
+        assert f'"static/{file}"' in response.text
+        assert "//" not in client.get(f"/static/{file}").text.replace("// ", "").replace(
+            "http://www.w3.org", ""
+        )
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_settings_come_from_the_environment() -> None:
+    settings = Settings.from_environ(
+        {
+            "MODEL_SERVER_BUNDLE": "/b",
+            "MODEL_SERVER_WORKERS": "3",
+            "MODEL_SERVER_CORS_ORIGINS": "https://a.org/, https://b.org",
+            "MODEL_SERVER_MAX_BODY_MB": "0.5",
+            "MODEL_SERVER_MAX_MEGAPIXELS": "2",
+        }
+    )
+    assert settings.workers == 3
+    assert settings.cors_origins == {"https://a.org", "https://b.org"}
+    assert settings.max_body_bytes == 524288
+    assert settings.max_pixels == 2_000_000
+    with pytest.raises(SettingsError, match="MODEL_SERVER_PORT=http"):
+        Settings.from_environ({"MODEL_SERVER_PORT": "http"})
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({}, None),
+    ],
+)
+def test_workers_follow_the_containers_quota(tmp_path: Path, files: dict[str, str], cpus: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert usable_cpus(tmp_path) == (cpus or len(os.sched_getaffinity(0)))
+
+
+# ---------------------------------------------------------------- gunicorn
+
+
+def test_each_request_is_a_line_of_json(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    headers = {"X-Request-ID": "log-me", "X-Real-IP": "192.0.2.7"}
+    connection.request("POST", "/predict?a=b", b'{"X": "1 x"}', headers)
+    connection.getresponse().read()
+    time.sleep(0.2)
+    [line] = [line for line in server.access_log() if line["request_id"] == "log-me"]
+    assert (line["client"], line["method"], line["path"], line["status"]) == (
+        "192.0.2.7",
+        "POST",
+        "/predict?a=b",
+        400,
+    )
+    assert line["milliseconds"] > 0
+    assert line["bytes"] > 0
+
+
+def test_chunked_bodies_count_against_the_limit(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("POST", "/predict", (b" " * 2**20 for _ in range(16)), encode_chunked=True)
+    response = connection.getresponse()
+    assert response.status == 413
+    assert "limit of 15 MB" in json.load(response)["error"]
+
+
+def test_the_container_can_ask_itself(server: Server) -> None:
+    def ask(port: int) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "PYTHONPATH": python_path(), "MODEL_SERVER_PORT": str(port)}
+        command = [sys.executable, "-m", "model_server.healthcheck"]
+        return subprocess.run(command, env=environ, cwd=APP, capture_output=True, text=True, timeout=20)
+
+    assert ask(server.port).returncode == 0
+    assert ask(9).returncode == 1
+
+
+def test_clients_take_turns(server: Server) -> None:
+    """A client that asks without a pause must not keep the others of its worker waiting."""
+    stop = threading.Event()
+    body = json.dumps({"instances": [[1, 0]] * 20}).encode()
+
+    def ask_on() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        while not stop.is_set():
+            connection.request("POST", "/v1/models/xor:predict", body)
+            connection.getresponse().read()
+
+    busy = [threading.Thread(target=ask_on) for _ in range(6)]
+    for thread in busy:
+        thread.start()
+    try:
+        waits = []
+        for _ in range(10):
+            start = time.perf_counter()
+            assert server.request("/healthz")[0] == 200
+            waits.append(time.perf_counter() - start)
+    finally:
+        stop.set()
+        for thread in busy:
+            thread.join()
+    assert max(waits) < 1.0
+
+
+def test_two_workers_stay_small(server: Server) -> None:
+    """180 MB after a hundred predictions of each model, what is shared counted once."""
+    row = server.request("/models")[1]["models"][2]["examples"][0]["row"]
+    wine, xor = json.dumps({"row": row}).encode(), b'{"row": [1, 0]}'
+    for _ in range(10):  # connections, so that both workers get some
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        for _ in range(20):
+            for path, body, kind in (
+                ("/predict", SEVEN, "image/png"),
+                ("/predict/wine", wine, "application/json"),
+                ("/predict/xor", xor, "application/json"),
+            ):
+                connection.request("POST", path, body, {"Content-Type": kind})
+                response = connection.getresponse()
+                response.read()
+                assert response.status == 200
+        connection.close()
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    assert len(children) == 2
+    kilobytes = 0
+    for pid in [str(server.process.pid), *children]:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        kilobytes += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
+    assert kilobytes / 1024 < 180
+
+
+def test_a_stopping_server_answers_what_it_has_and_lets_idle_connections_go(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server(MODEL_SERVER_WORKERS="1")
+    slow = socket.create_connection(("127.0.0.1", server.port), timeout=15)
+    slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n")
+    idle, late = (http.client.HTTPConnection("127.0.0.1", server.port, timeout=15) for _ in range(2))
+    for connection in (idle, late):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b'{"status":"alive"}'
+    server.process.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    time.sleep(0.5)
+    late.request("GET", "/healthz")
+    response = late.getresponse()
+    assert (response.status, response.headers["Connection"]) == (200, "close")
+    slow.sendall(b'{"X": "1 0|1 1"}')
+    answer = b""
+    while part := slow.recv(4096):
+        answer += part
+    assert b"200 OK" in answer
+    assert b"Connection: close" in answer
+    assert b'"labels"' in answer
+    assert idle.sock.recv(1) == b""
+    assert server.process.wait(timeout=15) == 0
+    assert time.monotonic() - start < 10
