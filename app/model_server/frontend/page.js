@@ -351,7 +351,9 @@ function numbers(values) {
   const only = plain && flat.length === 1 ? number(flat[0]) : flat[0];
   const headline = flat.length === 1 ? [element("p", { className: "headline" }, `${only}`)] : [];
   const likely = plain && flat.every((value) => value >= 0 && value <= 1);
-  if (likely && flat.length === 1) return [...headline, element("ol", { className: "bars" }, bar("best", "0", flat[0], "1"))];
+  if (likely && headline.length) {
+    return [...headline, element("ol", { className: "bars" }, bar("best", "0", flat[0], "1"))];
+  }
   if (likely && flat.length <= BARS) return [bars(flat.map((value, index) => [`${index + 1}`, value]), null)];
   return headline.length ? headline : [element("pre", { className: "raw", tabIndex: 0 }, JSON.stringify(values))];
 }

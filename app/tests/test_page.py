@@ -1,0 +1,179 @@
+"""The page in a real Chromium, against a real server: what a person does, and what they see."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MODELS, Server
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+QUIET = (
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+)
+QUIET += " --disable-component-update --disable-dev-shm-usage --window-size=1200,1000"
+
+
+class Page:
+    """The page as its reader sees it."""
+
+    def __init__(self, driver: webdriver.Chrome, server: Server) -> None:
+        self.driver = driver
+        self.server = server
+
+    def open(self, model: str) -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.server.address}/#{model}")
+        self.wait_for("#models input:checked")
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait_for(self, selector: str) -> WebElement:
+        return WebDriverWait(self.driver, 10).until(lambda _: next(iter(self.all(selector)), None))
+
+    def texts(self, selector: str) -> list[str]:
+        return [element.text for element in self.all(selector)]
+
+    def answer(self) -> list[str]:
+        """The headlines of the answer, when it is there."""
+        self.wait_for("#answer:not([aria-busy]) .time")
+        assert self.all("#answer .bars .fill")
+        return self.texts("#answer .headline")
+
+    def error(self) -> str:
+        return self.wait_for("#answer:not([aria-busy]) [role=alert]").text
+
+    def call(self) -> list[str]:
+        return shlex.split(self.all("#curl")[0].text)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in [*QUIET.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, server: Server) -> Page:
+    driver.get_log("browser")
+    return Page(driver, server)
+
+
+def test_an_upload_becomes_bars(page: Page) -> None:
+    page.open("digits")
+    page.all("#ask input[type=file]")[0].send_keys(str(MODELS / "digits/examples/seven.png"))
+    [headline] = page.answer()
+    assert headline.startswith("7")
+    assert len(page.all("#answer .bars li")) == 10
+    assert page.texts("#answer .bars .best .label") == ["7"]
+    assert "ms on the server" in page.texts("#answer .time")[0]
+    assert page.call() == ["curl", "-F", "file=@seven.png", f"{page.server.address}/predict/digits"]
+
+
+def test_another_model_answers_the_same_picture(page: Page) -> None:
+    page.open("digits")
+    page.all("#ask input[type=file]")[0].send_keys(str(MODELS / "digits/examples/eight.png"))
+    page.answer()
+    page.all("#models input[value=digits]")[0].send_keys(Keys.ARROW_DOWN)
+    page.wait_for("#models input[value=digits_even]:checked")
+    [headline] = page.answer()
+    assert headline.startswith("even")
+
+
+def test_a_sample_becomes_bars_from_the_keyboard(page: Page) -> None:
+    page.open("wine")
+    sample = page.all("#samples button")[2]
+    sample.send_keys(Keys.ENTER)
+    alcohol, cultivar = page.answer()
+    assert 11 < float(alcohol) < 15
+    assert cultivar.startswith("Barbera")
+    assert sample.get_attribute("aria-pressed") == "true"
+
+
+def test_a_row_becomes_a_bar_and_its_call_can_be_repeated(page: Page) -> None:
+    page.open("xor")
+    for field, value in zip(page.all("#inputs input"), ("0", "1"), strict=True):
+        field.clear()
+        field.send_keys(value)
+    page.all("#predict")[0].click()
+    assert float(page.answer()[0]) > 0.9
+    curl, header, kind, flag, body, url = page.call()
+    assert (curl, header, kind, flag) == ("curl", "-H", "Content-Type: application/json", "-d")
+    status, answer = page.server.request(url.removeprefix(page.server.address), body.encode())
+    assert status == 200
+    assert answer["answers"][0]["activation_2"]["values"][0] > 0.9
+    assert json.loads(body) == {"row": [0, 1]}
+
+
+def test_a_picture_sample_is_shown_and_answered(page: Page) -> None:
+    page.open("digits_even")
+    assert len(page.all("#samples img")) == 2
+    page.all("#samples button")[1].click()
+    assert page.answer()[0].startswith("odd")
+    assert page.all(".drop img")[0].get_attribute("alt") == "nine.png"
+
+
+def test_errors_are_shown_as_the_server_says_them(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    page.open("digits")
+    page.all("#ask input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
+    assert page.error().startswith("not a picture that can be read")
+
+
+def test_a_server_that_is_gone_is_said_so(page: Page) -> None:
+    page.open("xor")
+    conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    try:
+        page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **conditions})
+        page.all("#predict")[0].click()
+        assert page.error().startswith("The server did not answer")
+    finally:
+        page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **conditions})
+    page.all("#predict")[0].click()
+    page.answer()
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_is_blocked(page: Page) -> None:
+    page.open("digits")
+    page.all("#samples button")[0].click()
+    page.answer()
+    loaded = page.driver.execute_script(
+        "return performance.getEntriesByType('resource').map((one) => one.name)"
+    )
+    assert len(loaded) > 4
+    assert all(name.startswith((page.server.address, f"blob:{page.server.address}")) for name in loaded)
+    assert page.driver.get_log("browser") == []
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page) -> None:
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True},
+    )
+    try:
+        page.open("wine")
+        page.all("#samples button")[0].click()
+        page.answer()
+        assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
