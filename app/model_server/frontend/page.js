@@ -3,6 +3,7 @@
 const BARS = 10;
 const FIELDS = 24;
 const SMALL_PICTURE = 64;
+const ENGINES = { litert: "LiteRT", onnx: "ONNX Runtime", tensorflow: "TensorFlow" };
 
 const byId = (id) => document.getElementById(id);
 const address = (path) => new URL(path, document.baseURI).href;
@@ -61,7 +62,7 @@ function choose(one) {
   history.replaceState(null, "", `#${encodeURIComponent(one.name)}`);
   byId("title").textContent = one.title;
   byId("description").textContent = one.description;
-  byId("facts").textContent = `Version ${one.version}, made from ${one.source_format}, answered by ${one.engine}.`;
+  byId("facts").textContent = `Version ${one.version}, from ${one.source_format}, answered by ${ENGINES[one.engine]}.`;
   widgets = one.inputs.map(widget);
   byId("inputs").replaceChildren(...widgets.map((part) => part.node));
   byId("predict").hidden = takesPicture(one);
