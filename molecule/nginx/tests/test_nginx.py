@@ -1,0 +1,261 @@
+"""Every request verifies TLS against the CA's file and the host name, by the curl that the host has."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import pytest
+
+ORIGIN = "https://localhost"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def json(self):
+        assert self.headers["content-type"] == "application/json", self
+        return json.loads(self.body)
+
+
+@pytest.fixture
+def ask(host):
+    """Asks by curl on the host: ask("/predict", "--data x"). A path is asked of ORIGIN."""
+
+    def run(url: str, options: str = "") -> Answer:
+        url = ORIGIN + url if url.startswith("/") else url
+        command = host.run(f"curl -sS -i -H Expect: --cacert /etc/slipway/tls/ca.pem {options} '{url}'")
+        assert command.rc == 0, command.stderr
+        head, _, body = command.stdout.replace("\r\n", "\n").partition("\n\n")
+        status, *lines = head.splitlines()
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        return Answer(int(status.split()[1]), headers, body)
+
+    return run
+
+
+@pytest.fixture
+def upstream(host):
+    """Starts both stand-ins again after a test that stopped one."""
+    yield
+    host.check_output("systemctl start echo@5001 echo@5002 && sleep 0.5")
+
+
+def workers(host) -> set[int]:
+    """The ids of nginx's workers: a reload starts new ones."""
+    return {process.pid for process in host.process.filter(comm="nginx", user="www-data")}
+
+
+def test_service_runs_now_and_at_every_boot(host):
+    assert host.service("nginx").is_running
+    assert host.service("nginx").is_enabled
+
+
+def test_answers_over_http2_and_tls13(host, ask):
+    assert ask("/").status == 200
+    options = "--cacert /etc/slipway/tls/ca.pem -sS -o /dev/null"
+    assert host.check_output(f"curl {options} -w '%{{http_version}}' {ORIGIN}/") == "2"
+    assert host.run(f"curl {options} --tlsv1.3 {ORIGIN}/").rc == 0
+
+
+def test_refuses_old_tls_and_other_names(host):
+    options = "--cacert /etc/slipway/tls/ca.pem -sS -o /dev/null"
+    old = host.run(f"curl {options} --ciphers DEFAULT@SECLEVEL=0 --tls-max 1.1 {ORIGIN}/")
+    assert old.rc == 35 and "protocol version" in old.stderr
+    assert host.run(f"curl {options} --resolve other.example:443:127.0.0.1 https://other.example/").rc == 60
+
+
+def test_plain_http_is_redirected_to_the_public_port(ask):
+    answer = ask("http://localhost/predict?a=b%20c")
+    assert (answer.status, answer.headers["location"]) == (301, "https://localhost:8443/predict?a=b%20c")
+
+
+def test_plain_http_on_the_tls_port_is_redirected_too(ask):
+    assert ask("http://localhost:443/x").headers["location"] == "https://localhost:8443/x"
+
+
+def test_acme_challenge_is_served_without_redirect(host, ask):
+    host.check_output("echo proof > /var/www/acme/.well-known/acme-challenge/token")
+    answer = ask("http://localhost/.well-known/acme-challenge/token")
+    assert (answer.status, answer.body) == (200, "proof\n")
+
+
+def test_headers_reach_the_model_server(ask):
+    headers = ask("/x", "-H 'X-Forwarded-For: 10.9.8.7'").json["headers"]
+    assert headers["host"] == "localhost"
+    assert headers["x-real-ip"] == "127.0.0.1"
+    assert headers["x-forwarded-for"] == "10.9.8.7, 127.0.0.1"
+    assert headers["x-forwarded-proto"] == "https"
+    assert "connection" not in headers
+
+
+def test_request_id_is_made_or_kept_and_given_back(ask):
+    made = ask("/")
+    assert len(made.headers["x-request-id"]) == 32
+    assert made.json["headers"]["x-request-id"] == made.headers["x-request-id"]
+    assert ask("/", "-H 'X-Request-ID: from-client-1'").headers["x-request-id"] == "from-client-1"
+    assert ask("/", "-H 'X-Request-ID: not one\"'").headers["x-request-id"] != 'not one"'
+
+
+def test_log_is_json_with_request_id_and_upstream(host, ask):
+    ask("/logged", "-H 'X-Request-ID: find-me-in-log'")
+    line = json.loads(host.check_output("grep find-me-in-log /var/log/nginx/access.log | tail -n 1"))
+    assert (line["uri"], line["status"], line["upstream_status"]) == ("/logged", 200, "200")
+    assert float(line["upstream_seconds"]) >= 0
+
+
+def test_connections_to_the_model_servers_are_kept(ask):
+    connections = {(answer["server"], answer["client_port"]) for answer in (ask("/").json for _ in range(12))}
+    assert len(connections) <= 2 * 2, "at most one a worker and server"
+
+
+def test_says_no_version_and_sends_security_headers(ask):
+    headers = ask("/").headers
+    assert headers["server"] == "nginx"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "strict-transport-security" not in headers
+
+
+def test_upload_below_the_limit_arrives_and_never_touches_the_disk(host, ask):
+    host.check_output("head -c 15000000 /dev/urandom > /tmp/upload")
+    answer = ask("/predict", "--data-binary @/tmp/upload")
+    assert answer.json["sha256"] == host.check_output("sha256sum /tmp/upload").split()[0]
+    assert "buffered to a temporary file" not in host.file("/var/log/nginx/error.log").content_string
+
+
+def test_body_above_the_limit_is_413_in_json(host, ask):
+    host.check_output("head -c 16000000 /dev/zero > /tmp/large")
+    for protocol in ("--http1.1", "--http2"):
+        answer = ask("/predict", f"{protocol} --data-binary @/tmp/large")
+        assert answer.status == 413
+        assert "15 MB" in answer.json["error"]
+        assert answer.headers["x-request-id"]
+
+
+def test_malformed_requests_are_answered_in_json(ask):
+    assert ask("/" + 9000 * "a", "--http1.1").status == 414
+    assert ask("/" + 9000 * "a", "--http1.1").json["error"]
+    assert ask("/", f"--http1.1 -H 'X-Large: {9000 * 'a'}'").json["error"] == "the headers are too large"
+    assert ask("/", "--http1.1 -H Host:").json["error"] == "this is not a valid HTTP request"
+
+
+def test_slow_answer_is_504_in_json(ask):
+    answer = ask("/slow")
+    assert (answer.status, "in time" in answer.json["error"]) == (504, True)
+    assert ask("/").status == 200, "one slow answer closed the server to everyone"
+
+
+def test_errors_of_the_model_server_pass_through(ask):
+    for status in (400, 404, 500):
+        answer = ask(f"/status/{status}")
+        assert (answer.status, "server" in answer.json) == (status, True)
+
+
+def test_one_of_two_killed_costs_no_request(host, upstream):
+    host.check_output(": > /var/log/nginx/access.log")
+    command = (
+        "(sleep 0.3; systemctl kill --signal KILL echo@5001) & "
+        "curl -sS --cacert /etc/slipway/tls/ca.pem -H Expect: --data x -o /dev/null -w '%{http_code}\\n' "
+        f"'{ORIGIN}/[1-1500]' | sort | uniq -c"
+    )
+    assert host.check_output(command).split() == ["1500", "200"]
+    assert not host.service("echo@5001").is_running
+    log = host.check_output("cat /var/log/nginx/access.log")
+    first = [json.loads(line)["upstream"].split(",")[0] for line in log.splitlines()]
+    assert first.count("127.0.0.1:5001") > 10, "it was killed before it had answered"
+    assert "127.0.0.1:5001, 127.0.0.1:5002" in log, "no request was ever repeated"
+
+
+def test_both_gone_is_502_in_json(host, ask, upstream):
+    host.check_output("systemctl stop echo@5001 echo@5002")
+    answer = ask("/predict", "--data x")
+    assert (answer.status, "no model server" in answer.json["error"]) == (502, True)
+
+
+def test_no_release_is_503_in_json_until_one_is_there(ask, play):
+    assert play("nginx/upstream", nginx_upstream_servers=[]).changed
+    answer = ask("/predict", "--data x")
+    assert (answer.status, "no release" in answer.json["error"]) == (503, True)
+    assert play("nginx/upstream").changed
+    assert ask("/").status == 200
+
+
+def test_bad_address_is_refused_before_it_is_written(host, play):
+    before = host.file("/etc/nginx/upstream.conf").content_string
+    assert "Remedy" in play("nginx/upstream", nginx_upstream_servers=["model.example"]).failure
+    assert "invalid port" in play("nginx/upstream", nginx_upstream_servers=["127.0.0.1:99999"]).failure
+    assert host.file("/etc/nginx/upstream.conf").content_string == before
+
+
+def test_configuration_that_nginx_refuses_is_never_put_in_place(host, play):
+    before, running = host.file("/etc/nginx/nginx.conf").content_string, workers(host)
+    assert "/nowhere.pem" in play("nginx", nginx_certificate_path="/nowhere.pem").failure
+    assert host.file("/etc/nginx/nginx.conf").content_string == before
+    assert workers(host) == running
+
+
+def test_file_broken_by_hand_is_named_and_not_loaded(host, ask, play):
+    running = workers(host)
+    host.check_output("cp -p /etc/nginx/upstream.conf /root/ && echo 'oops;' >> /etc/nginx/upstream.conf")
+    try:
+        failure = play("nginx").failure
+    finally:
+        host.check_output("mv /root/upstream.conf /etc/nginx/upstream.conf")
+    assert 'unknown directive "oops" in /etc/nginx/upstream.conf' in failure and "Remedy" in failure
+    assert workers(host) == running
+    assert ask("/").status == 200
+
+
+def test_check_reports_exactly_what_was_altered_by_hand(host, play):
+    assert play("nginx", "nginx/upstream", check=True).changed == []
+    host.check_output("sed -i 's/least_conn;//' /etc/nginx/upstream.conf")
+    host.check_output("sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf")
+    host.check_output("echo '# mine' >> /etc/systemd/system/nginx.service.d/slipway.conf")
+    altered = [
+        "nginx : Have systemd bring nginx back, and note when it loaded its files",
+        "nginx : Write the configuration, if nginx itself accepts it",
+        "nginx : Write which model servers nginx sends requests to, if nginx accepts it",
+    ]
+    assert [name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name] == altered
+    assert set(altered) < set(play("nginx", "nginx/upstream").changed)
+    assert play("nginx", "nginx/upstream", check=True).changed == []
+
+
+def test_play_killed_before_the_reload_is_finished_by_the_next(host, play):
+    running = workers(host)
+    host.check_output("touch /etc/nginx/nginx.conf")
+    assert play("nginx").changed == ["nginx : Reload nginx"]
+    assert not workers(host) <= running
+
+
+def test_renewed_certificate_is_served(host, play):
+    serial = "openssl s_client -connect localhost:443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    before = host.check_output(serial)
+    changed = play("certificate", certificate_valid_days=900, certificate_renew_days=850).changed
+    assert changed == ["certificate : Sign the certificate with the CA", "certificate : Have nginx load the new certificate"]
+    time.sleep(1)
+    assert host.check_output(serial) != before
+
+
+def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(host, play):
+    host.check_output("systemctl stop nginx && systemd-run --unit squatter python3 -m http.server 80")
+    try:
+        time.sleep(1)
+        outcome = play("nginx")
+    finally:
+        host.check_output("systemctl stop squatter && systemctl start nginx")
+    assert ":80 is held by python3, pid" in outcome.failure and "Remedy" in outcome.failure
+    assert outcome.changed == []
+
+
+def test_killed_nginx_comes_back_by_itself(host, ask):
+    host.check_output("systemctl kill --signal KILL nginx")
+    deadline = time.monotonic() + 20
+    while not host.socket("tcp://0.0.0.0:443").is_listening and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ask("/").status == 200
