@@ -152,6 +152,7 @@ class Catalogue:
         """Run a slow call in a thread while this greenlet waits; threads are made after the fork."""
         if self._pool is None:
             self._pool = ThreadPool(THREADS, hub=gevent.get_hub())
+        value: T
         value, error = self._pool.apply(_caught, (function, args))
         if error is not None:
             raise error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import warnings
 from typing import Any
 
 from model_server.settings import Settings
@@ -18,7 +20,7 @@ accesslog = "-"
 # Modules are imported once and shared by the workers; engines are loaded after the fork.
 preload_app = True
 
-# Longer than nginx keeps an idle connection (60 s): a side that closes while the other sends loses a request.
+# Longer than nginx keeps an idle connection to us: a side that closes while the other sends loses a request.
 keepalive = 75
 graceful_timeout = 30
 timeout = 120
@@ -30,7 +32,13 @@ control_socket_disable = True
 limit_request_line = 8190
 
 
+# Decoders talk about every damaged picture; what counts is in the answer to the client.
+warnings.filterwarnings("ignore", module="PIL")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
 def when_ready(server: Any) -> None:
+    logging.getLogger("model_server").handlers = server.log.error_log.handlers
     gc.freeze()  # a collection in a worker would otherwise touch, and so copy, the pages that it shares
 
 

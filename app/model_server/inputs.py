@@ -71,17 +71,15 @@ def encode_rows(manifest: Manifest, rows: Any, max_pixels: int = MAX_PIXELS) -> 
 
 
 def encode_example(manifest: Manifest, example: Example, folder: Path) -> Tensors:
-    """Turn an example into a batch of one; the pictures it names are read from `folder`, the model's in the
-    bundle.
-    """
+    """Turn an example into a batch of one; its pictures are read from `folder`, the model's in the bundle."""
 
     def read(value: Any) -> Any:
         return (folder / value).read_bytes() if isinstance(value, str) else value
 
     row = example.input
-    return encode_row(
-        manifest, {key: read(value) for key, value in row.items()} if isinstance(row, dict) else read(row)
-    )
+    if isinstance(row, dict):
+        return encode_row(manifest, {key: read(value) for key, value in row.items()})
+    return encode_row(manifest, read(row))
 
 
 def zeros(manifest: Manifest) -> Tensors:
@@ -106,23 +104,16 @@ def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
     try:
         tensor = np.array(value, dtype=object if text else None)
     except (ValueError, OverflowError):
-        raise InputError(
-            f"input {spec.name}: ragged; all lists of one level must have the same length"
-        ) from None
+        raise _ragged(spec) from None
     _check_values(spec, tensor)
     if not _fits(tensor.shape, spec.shape):
-        raise InputError(
-            f"input {spec.name}: the shape is {list(tensor.shape)}, the model takes {shape_text(spec)}"
-        )
+        shape = list(tensor.shape)
+        raise InputError(f"input {spec.name}: the shape is {shape}, the model takes {shape_text(spec)}")
     if text:
         return tensor
     with np.errstate(over="ignore"):
         cast = tensor.astype(spec.dtype)
-    if (
-        cast.dtype.kind == "f"
-        and not np.isfinite(cast).all()
-        and not np.array_equal(np.isinf(cast), np.isinf(tensor))
-    ):
+    if cast.dtype.kind == "f" and np.isinf(cast).sum() != np.isinf(tensor).sum():
         raise InputError(f"input {spec.name}: a number does not fit {spec.dtype}")
     return cast
 
@@ -204,7 +195,7 @@ def _encoded(spec: InputSpec, value: Any) -> Any:
 def _check_values(spec: InputSpec, tensor: np.ndarray) -> None:
     if spec.dtype == "string":
         if not all(isinstance(item, bytes) for item in tensor.flat):
-            raise InputError(f"input {spec.name}: ragged; all lists of one level must have the same length")
+            raise _ragged(spec)
         return
     wanted = np.dtype(spec.dtype)
     if wanted.kind == "b" and tensor.dtype.kind != "b":
@@ -221,6 +212,10 @@ def _check_values(spec: InputSpec, tensor: np.ndarray) -> None:
             )
     if wanted.kind == "f" and tensor.dtype.kind not in "fiu":
         raise InputError(f"input {spec.name}: takes numbers only; null, text, true and false are none")
+
+
+def _ragged(spec: InputSpec) -> InputError:
+    return InputError(f"input {spec.name}: ragged; all lists of one level must have the same length")
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

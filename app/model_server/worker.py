@@ -27,11 +27,11 @@ class Worker(GeventWorker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        application = self.wsgi
+        application: Any = self.wsgi
 
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
             def start(*args: Any) -> Any:
-                if not self.alive:  # told to stop since this request began: its connection ends with the answer
+                if not self.alive:  # told to stop while this request ran: the connection ends with it
                     start_response.__self__.force_close()
                 return start_response(*args)
 
