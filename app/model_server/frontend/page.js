@@ -57,7 +57,7 @@ function choice(one) {
 function choose(one) {
   const picture = model && takesPicture(model) ? widgets[0].value() : null;
   model = one;
-  byId("models").elements.model.value = one.name;
+  for (const radio of byId("models").elements) radio.checked = radio.value === one.name;
   document.title = `${one.title} – Slipway`;
   history.replaceState(null, "", `#${encodeURIComponent(one.name)}`);
   byId("title").textContent = one.title;
@@ -131,7 +131,9 @@ function fieldsWidget(spec, names, named) {
   const text = spec.dtype === "string";
   const fields = names.map((name) =>
     element("input", { name, required: !text, ...(text ? { type: "text" } : { type: "number", step: "any" }) }));
-  const labels = names.map((name, index) => element("label", {}, name.replaceAll("_", " "), fields[index]));
+  const caption = (name) => (name === spec.name ? "" : name.replaceAll("_", " "));
+  const labels = names.map((name, index) => element("label", {}, caption(name), fields[index]));
+  for (const field of fields) field.ariaLabel = `${spec.name} ${field.name}`;
   const read = (field) => (text ? field.value : field.value === "" ? null : Number(field.value));
   return {
     spec,
