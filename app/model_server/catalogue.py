@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import gevent
 import numpy as np
+from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 
 from . import inputs
@@ -31,14 +32,37 @@ class Unavailable(RuntimeError):
     """The model cannot answer in this process now; the message says why."""
 
 
+class Threads:
+    """The threads of a worker process for slow calls; greenlets wait for them, and the loop goes on."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPool | None = None
+        self._decoding = BoundedSemaphore(1)
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call the function in a thread; threads are made at the first call, after the fork."""
+        if self._pool is None:
+            self._pool = ThreadPool(THREADS, hub=gevent.get_hub())
+        value: T
+        value, error = self._pool.apply(_caught, (function, args))
+        if error is not None:
+            raise error
+        return value
+
+    def decode(self, function: Callable[..., T], *args: Any) -> T:
+        """The same for pictures, one at a time: a large one takes up to 200 MB while it is decoded."""
+        with self._decoding:
+            return self.run(function, *args)
+
+
 class Model:
     """One model of the bundle. Its engine is loaded at its first use: engines do not survive a fork."""
 
-    def __init__(self, manifest: Manifest, folder: Path, max_pixels: int, run: Callable[..., Any]) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, max_pixels: int, threads: Threads) -> None:
         self.manifest = manifest
         self.folder = folder
         self._max_pixels = max_pixels
-        self._run = run
+        self._threads = threads
         self._loading = threading.Lock()
         self._engine: Engine | None = None
         self._refused: EngineError | None = None
@@ -47,11 +71,12 @@ class Model:
 
     def from_upload(self, data: bytes) -> Tensors:
         """Answer a picture. Raises InputError or Unavailable, as the next two do."""
-        return self.from_tensors(self._run(inputs.encode_upload, self.manifest, data, self._max_pixels))
+        tensors = self._threads.decode(inputs.encode_upload, self.manifest, data, self._max_pixels)
+        return self.from_tensors(tensors)
 
     def from_rows(self, rows: Any) -> Tensors:
         """Answer a list of rows in one batch."""
-        run = self._run if self._decodes else _directly
+        run = self._threads.decode if self._decodes else _directly
         return self.from_tensors(run(inputs.encode_rows, self.manifest, rows, self._max_pixels))
 
     def from_tensors(self, tensors: Tensors) -> Tensors:
@@ -63,7 +88,7 @@ class Model:
             )
         engine = self.engine
         # A long call leaves the loop free for the other clients; a short one costs less than the hop.
-        run = _directly if self._seconds_a_row * max(rows, default=1) < INLINE_SECONDS else self._run
+        run = _directly if self._seconds_a_row * max(rows, default=1) < INLINE_SECONDS else self._threads.run
         try:
             outputs: Tensors = run(engine.run, tensors)
         except EngineError as error:
@@ -118,16 +143,14 @@ class Model:
 
 
 class Catalogue:
-    """Every model of the bundle, in the order of their folders' names. Raises BundleError where there is
-    none.
-    """
+    """Every model of the bundle, in the order of their names. Raises BundleError where there is none."""
 
     def __init__(self, bundle: Path, max_pixels: int) -> None:
-        self._pool: ThreadPool | None = None
         self._checked = False
-        manifests = read_bundle(bundle)
+        threads = Threads()
         self._models = {
-            one.name: Model(one, bundle / one.name, max_pixels, self._in_thread) for one in manifests
+            manifest.name: Model(manifest, bundle / manifest.name, max_pixels, threads)
+            for manifest in read_bundle(bundle)
         }
 
     def __iter__(self) -> Iterator[Model]:
@@ -147,16 +170,6 @@ class Catalogue:
         reasons = {model.manifest.name: model.check(not self._checked) for model in self}
         self._checked = self._checked or not any(reasons.values())
         return {name: reason for name, reason in reasons.items() if reason}
-
-    def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a slow call in a thread while this greenlet waits; threads are made after the fork."""
-        if self._pool is None:
-            self._pool = ThreadPool(THREADS, hub=gevent.get_hub())
-        value: T
-        value, error = self._pool.apply(_caught, (function, args))
-        if error is not None:
-            raise error
-        return value
 
 
 def _caught(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:

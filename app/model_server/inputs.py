@@ -60,10 +60,14 @@ def encode_rows(manifest: Manifest, rows: Any, max_pixels: int = MAX_PIXELS) -> 
     """Turn a list of rows, each as in encode_row and not empty, into one batch."""
     if not isinstance(rows, list) or not rows:
         raise InputError("the rows must be a list that is not empty")
-    columns = [_by_input(manifest, row, f"row {number}: ") for number, row in enumerate(rows, 1)]
+    if len(manifest.inputs) == 1 and not any(isinstance(row, dict) and not _is_base64(row) for row in rows):
+        columns = {manifest.inputs[0].name: rows}
+    else:
+        named = [_by_input(manifest, row, f"row {number}: ") for number, row in enumerate(rows, 1)]
+        columns = {spec.name: [row[spec.name] for row in named] for spec in manifest.inputs}
     tensors = {}
     for spec in manifest.inputs:
-        values = [column[spec.name] for column in columns]
+        values = columns[spec.name]
         if spec.kind == "image":
             values = [_pixels(spec, value, max_pixels) for value in values]
         tensors[spec.name] = to_tensor(spec, values)
@@ -244,10 +248,13 @@ def _decode(spec: InputSpec, data: bytes, max_pixels: int) -> np.ndarray:
         image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Exception as error:
         raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from error
-    if image.width * image.height > max_pixels:
+    limit = (
+        max_pixels // 2 if image.format == "WEBP" else max_pixels
+    )  # it takes twice the memory of the others
+    if image.width * image.height > limit:
         raise InputError(
             f"the picture has {image.width} x {image.height} pixels, more than the limit of "
-            f"{max_pixels / 1e6:g} million; send it smaller"
+            f"{limit / 1e6:g} million; send it smaller"
         )
     height, width = spec.shape[1:3]
     try:
@@ -255,13 +262,15 @@ def _decode(spec: InputSpec, data: bytes, max_pixels: int) -> np.ndarray:
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
         ImageOps.exif_transpose(image, in_place=True)
         size = (width if width > 0 else image.width, height if height > 0 else image.height)
+        if image.mode in ("1", "P", "PA") or (image.has_transparency_data and image.mode != "RGBA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        # Every other conversion comes after: it copies the picture, which is small by now.
+        image = image.resize(size, Image.Resampling.BILINEAR)
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA").resize(size, Image.Resampling.BILINEAR)
-            image = Image.alpha_composite(Image.new("RGBA", size, "white"), image).convert(mode)
-        else:
-            image = image.convert(mode).resize(size, Image.Resampling.BILINEAR)
+        if image.mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", size, "white"), image)
+        image = image.convert(mode)
     except Exception:
         raise InputError(
             "the picture is damaged and cannot be decoded; save it again and send that"

@@ -105,6 +105,7 @@ def bomb(width: int, height: int) -> bytes:
         (b"hello", "not a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (bomb(10_000, 5_000), "10000 x 5000 pixels"),
+        (encoded(Image.new("L", (5_000, 3_000)), "WEBP", lossless=True, method=0), "limit of 12.5 million"),
         (bomb(100, 100), "damaged"),
         (encoded(Image.effect_noise((64, 64), 50))[:400], "damaged"),
     ],
@@ -116,10 +117,8 @@ def test_what_is_no_picture_is_refused(data: bytes, words: str) -> None:
 
 def test_a_large_jpeg_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    convert = Image.Image.convert
-    monkeypatch.setattr(
-        Image.Image, "convert", lambda self, *a, **k: decoded.append(self.size) or convert(self, *a, **k)
-    )
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a: decoded.append(self.size) or resize(self, *a))
     pixels(picture_model(), encoded(Image.new("RGB", (2048, 1024), "white"), "JPEG"))
     assert max(max(size) for size in decoded) <= 256
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gevent
 import numpy as np
 import pytest
 from conftest import APP, MODELS, Server, make_manifest, python_path
@@ -94,6 +95,21 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others_alone(
     assert "model.tflite is damaged" in response.json["error"]
     status = client.get("/v1/models/bad").json["model_version_status"][0]
     assert status["state"] == "END"
+
+
+def test_a_slow_model_leaves_the_loop_free(serve: Callable[..., FlaskClient]) -> None:
+    def slow(tensors: Any) -> Any:
+        time.sleep(0.5)
+        return {"y": np.array([[0.1, 0.9]], np.float32)}
+
+    client = serve((make_manifest([FLOATS], [LABEL]), slow))
+    asking = gevent.spawn(client.post, "/predict/made", json={"row": [1]})
+    turns = 0
+    while not asking.ready():
+        gevent.sleep(0.01)
+        turns += 1
+    assert asking.value.status_code == 200
+    assert turns > 10
 
 
 # ---------------------------------------------------------------- the friendly API
