@@ -1,4 +1,5 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+STARTED := $(shell date +%s)
 .PHONY: help up down test lint unit train tools dev-tools
 .DEFAULT_GOAL := help
 
@@ -6,7 +7,7 @@ help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 up: tools ## Bring up a server in a container on this machine and serve models/ from it
-	@scripts/up
+	@SLIPWAY_STARTED=$(STARTED) ansible-playbook site.yml
 
 down: tools ## Remove that server again
 	@ansible-playbook playbooks/down.yml
