@@ -31,7 +31,7 @@ Tensors = dict[str, np.ndarray]
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of models/: compiled now, or MODEL_SERVER_TEST_BUNDLE where there is no TensorFlow to compile it."""
+    """The bundle of models/: MODEL_SERVER_TEST_BUNDLE, for machines without TensorFlow, or compiled now."""
     if ready := os.environ.get("MODEL_SERVER_TEST_BUNDLE"):
         return Path(ready)
     folder = tmp_path_factory.mktemp("bundle")
