@@ -1,4 +1,4 @@
-"""Fixtures: the shipped models compiled once, the application over them, and a real gunicorn in front of it."""
+"""Fixtures: the shipped models compiled once, the application over them, a real gunicorn in front of it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def start_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """A function that starts gunicorn over the shipped models; its keywords are more environment variables."""
+    """A function that starts gunicorn over the shipped models; its keywords are environment variables."""
     servers: list[Server] = []
 
     def start(**environ: str) -> Server:

@@ -218,7 +218,7 @@ def test_large_bodies_and_pictures_are_refused_by_settings(serve: Callable[..., 
 
 def test_no_origin_may_ask_by_default(client: FlaskClient) -> None:
     response = client.get("/models", headers={"Origin": "https://example.org"})
-    assert not any(name.startswith("Access-Control") for name in response.headers.keys())
+    assert "Access-Control-Allow-Origin" not in response.headers
 
 
 def test_allowed_origins_may_ask(serve: Callable[..., FlaskClient]) -> None:
