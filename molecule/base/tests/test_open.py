@@ -1,0 +1,26 @@
+"""The host with the firewall and updates left alone, and with addresses of the company's own."""
+
+from __future__ import annotations
+
+testinfra_hosts = ["ansible://slipway-base-open"]
+
+
+def test_no_firewall_is_installed(host):
+    assert not host.package("firewalld").is_installed
+
+
+def test_packages_come_from_the_mirror_alone(host):
+    uris = host.check_output("apt-get indextargets --format '$(SITE)' 'Created-By: Packages'").splitlines()
+    assert set(uris) == {"http://deb.debian.org/debian", "http://deb.debian.org/debian-security"}
+
+
+def test_mirror_is_verified_by_the_archive_key(host):
+    lines = host.file("/etc/apt/sources.list").content_string.splitlines()
+    sources = [line for line in lines if line.startswith("deb ")]
+    assert len(sources) == 3
+    assert all("[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" in line for line in sources)
+
+
+def test_time_comes_from_the_named_servers_alone(host):
+    config = host.check_output("chronyd -p -f /etc/chrony/chrony.conf")
+    assert [line.split()[1] for line in config.splitlines() if line.startswith(("server", "pool"))] == ["ntp.example.org"]

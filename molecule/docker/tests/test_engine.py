@@ -1,0 +1,106 @@
+"""The engine's settings, what the role reports of a host altered by hand, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def inspect(host, kind: str, template: str) -> str:
+    return host.check_output(f"docker {kind} --format '{{{{{template}}}}}'")
+
+
+def test_engine_runs_now_and_at_every_boot(host):
+    assert host.service("docker").is_running
+    assert host.service("docker").is_enabled
+
+
+def test_engine_has_the_pinned_version(host):
+    assert inspect(host, "version", ".Server.Version").startswith("20.10.")
+
+
+def test_containers_outlive_a_restart_of_the_engine(host, listener, restart_engine):
+    before = inspect(host, f"inspect {listener}", ".State.Pid")
+    restart_engine()
+    assert inspect(host, f"inspect {listener}", ".State.Pid") == before
+    assert host.run(f"test -d /proc/{before}").rc == 0
+
+
+def test_logs_are_rotated(host, listener):
+    assert json.loads(inspect(host, f"inspect {listener}", "json .HostConfig.LogConfig")) == {
+        "Type": "json-file",
+        "Config": {"max-size": "10m", "max-file": "3"},
+    }
+
+
+def test_modules_for_docker_find_what_they_need(host):
+    host.check_output("python3 -c 'import requests'")
+
+
+def test_what_was_altered_by_hand_is_reported_and_mended(host, play, listener, reaches):
+    host.check_output("sed -i s/10m/90m/ /etc/docker/daemon.json && nft delete table inet slipway")
+    host.check_output("systemctl reset-failed docker")
+    before = inspect(host, f"inspect {listener}", ".State.Pid")
+    changes = [
+        "docker : Compare the rules that are loaded",
+        "docker : Write the engine's configuration",
+        "docker : Close the private bridges",
+        "docker : Reload Docker",
+        "docker : Restart Docker",
+    ]
+    assert play("docker", check=True).changed == changes
+    assert "90m" in host.file("/etc/docker/daemon.json").content_string
+    assert play("docker").changed == changes
+    assert not reaches("neighbour")
+    assert inspect(host, f"inspect {listener}", ".State.Pid") == before
+
+
+@pytest.fixture
+def stub(host):
+    """Puts a program that prints given lines before the system's own: stub("xfs_info", "ftype=0")."""
+    paths = []
+
+    def write(name: str, lines: str) -> None:
+        paths.append(f"/usr/local/bin/{name}")
+        host.check_output(f"printf '#!/bin/sh\\necho %s\\n' '\"{lines}\"' > {paths[-1]} && chmod +x {paths[-1]}")
+
+    yield write
+    host.check_output(f"rm {' '.join(paths)}")
+
+
+def refuse(outcome, *words: str) -> None:
+    """The play stopped with these words in its message, and nothing was changed before."""
+    assert outcome.changed == []
+    assert all(word in outcome.failure for word in words), outcome.failure
+
+
+def test_other_version_is_refused(play):
+    refuse(play("docker", docker_version="19.03"), "dockerd is 20.10", "19.03", "Remedy")
+
+
+def test_engine_in_the_way_is_refused(play):
+    refuse(play("docker", docker_source="upstream"), "docker.io", "docker_remove_conflicting")
+
+
+def test_file_system_without_types_is_refused(play, stub):
+    stub("findmnt", "xfs /var/lib")
+    stub("xfs_info", "naming =version 2 bsize=4096 ascii-ci=0 ftype=0")
+    refuse(play("docker"), "ftype=0", "mkfs.xfs -n ftype=1")
+
+
+def test_ruleset_of_nftables_service_is_refused(host, play):
+    host.check_output("systemctl enable nftables")
+    try:
+        refuse(play("docker"), "nftables.service", "systemctl disable --now nftables")
+    finally:
+        host.check_output("systemctl disable nftables")
+
+
+def test_live_restore_in_a_swarm_is_refused(play, stub):
+    stub("docker", "active")
+    refuse(play("docker"), "docker_live_restore: false")
+
+
+def test_bridge_that_the_kernel_refuses_is_refused(play):
+    refuse(play("docker", docker_private_bridges=["a bridge"]), "docker_private_bridges has a bridge")
