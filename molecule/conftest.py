@@ -27,7 +27,9 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
     A role may be "role/entry point". `check` asks what would change; `arguments` are ansible-playbook's own.
     """
 
-    def run(*roles: str, check: bool = False, arguments: tuple[str, ...] = (), **variables: object) -> Outcome:
+    def run(
+        *roles: str, check: bool = False, arguments: tuple[str, ...] = (), **variables: object
+    ) -> Outcome:
         tasks = [
             {
                 "name": f"Include {role}",
@@ -42,7 +44,13 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
         playbook.write_text(json.dumps([{"hosts": "all", "tasks": tasks}]))
         command = [
             *("ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("--extra-vars", json.dumps(variables), *(("--check", "--diff") if check else ()), *arguments, str(playbook)),
+            *(
+                "--extra-vars",
+                json.dumps(variables),
+                *(("--check", "--diff") if check else ()),
+                *arguments,
+                str(playbook),
+            ),
         ]
         environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -11,6 +11,7 @@ import re
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROLE = ROOT / "roles/nginx"
 IMAGE = "slipway/nginx-test"
 
-# nginx's version, OpenSSL's, whether `http2 on` is due, which suite's nginx is on the same side of that change.
+# nginx's version, OpenSSL's, whether `http2 on` is due, the suite whose nginx is on the same side of that change.
 BUILDS = [
     ("1.20.1", "1.0.2", False, "bookworm"),
     ("1.20.1", "1.1.1", False, "bookworm"),
@@ -45,24 +46,28 @@ SETTINGS = [
         "nginx_source": "upstream",
     },
 ]
-LOOPBACKS = [{"device": "lo"}, {"device": "lo", "ipv6": [{"address": "::1"}]}]
+LOOPBACKS: list[dict[str, Any]] = [{"device": "lo"}, {"device": "lo", "ipv6": [{"address": "::1"}]}]
 
 
-def variables_of(system: str, **more: object) -> dict[str, object]:
+def variables_of(system: str, **more: Any) -> dict[str, Any]:
     """Returns the role's variables on a system, as Ansible would load them, `more` on top."""
     files = (ROLE / "defaults/main.yml", ROLE / "vars/main.yml", ROLE / f"vars/{system}.yml")
-    variables: dict[str, object] = {"ansible_managed": "Ansible managed", "ansible_facts": SYSTEMS[system]}
+    variables: dict[str, Any] = {"ansible_managed": "Ansible managed", "ansible_facts": SYSTEMS[system]}
     for file in files:
         variables |= yaml.safe_load(file.read_text())
     return variables | more
 
 
-def render(template: str, variables: dict[str, object]) -> str:
+def render(template: str, variables: dict[str, Any]) -> str:
     """Renders a template as Ansible's template module does; an undefined variable is an error."""
     templar = Templar(loader=DataLoader(), variables=variables)
     text = (ROLE / "templates" / template).read_text()
     return templar.template(
-        text, fail_on_undefined=True, convert_data=False, preserve_trailing_newlines=True, overrides={"trim_blocks": True}
+        text,
+        fail_on_undefined=True,
+        convert_data=False,
+        preserve_trailing_newlines=True,
+        overrides={"trim_blocks": True},
     )
 
 
@@ -74,7 +79,9 @@ def matrix() -> dict[str, dict[str, str]]:
         itertools.product(BUILDS, SYSTEMS, SERVERS, SETTINGS, LOOPBACKS)
     ):
         version, openssl, http2, suite = build
-        variables = variables_of(system, _nginx_version=version, _nginx_openssl=openssl, nginx_upstream_servers=servers)
+        variables = variables_of(
+            system, _nginx_version=version, _nginx_openssl=openssl, nginx_upstream_servers=servers
+        )
         variables |= settings
         variables["ansible_facts"] = SYSTEMS[system] | {"lo": loopback}
         nginx, upstream = render("nginx.conf.j2", variables), render("upstream.conf.j2", variables)
@@ -101,14 +108,16 @@ def said(matrix: dict[str, dict[str, str]]) -> str:
                 entry = tarfile.TarInfo(f"{case}/{name}")
                 entry.size = len(text.encode())
                 tar.addfile(entry, io.BytesIO(text.encode()))
-    subprocess.run(["docker", "build", "--quiet", "--tag", IMAGE, ROOT / "tests/nginx"], check=True, capture_output=True)
+    subprocess.run(
+        ["docker", "build", "--quiet", "--tag", IMAGE, ROOT / "tests/nginx"], check=True, capture_output=True
+    )
     run = ["docker", "run", "--rm", "--interactive", "--network", "none", IMAGE]
     process = subprocess.run(run, input=archive.getvalue(), capture_output=True, check=False)
     assert process.returncode == 0, process.stderr.decode()
     return process.stdout.decode()
 
 
-def test_real_nginx_accepts_every_combination(matrix, said):
+def test_real_nginx_accepts_every_combination(matrix: dict[str, dict[str, str]], said: str) -> None:
     results = re.findall(r"^case (\S+) (\d+)\n(.*)$", said, re.MULTILINE)
     assert len(results) == len(matrix) + 2
     refused = {case: message for case, code, message in results if code != "0"}
@@ -120,24 +129,30 @@ def test_real_nginx_accepts_every_combination(matrix, said):
 @pytest.mark.parametrize(
     ("build", "version", "openssl"),
     [
-        ("nginx version: nginx/1.20.1\nbuilt by gcc 4.8.5\nbuilt with OpenSSL 1.1.1k  FIPS 25 Mar 2021", "1.20.1", "1.1.1"),
+        (
+            "nginx version: nginx/1.20.1\nbuilt by gcc 4.8.5\nbuilt with OpenSSL 1.1.1k  FIPS 25 Mar 2021",
+            "1.20.1",
+            "1.1.1",
+        ),
         ("nginx version: nginx/1.26.1\nbuilt with OpenSSL 1.0.2k-fips  26 Jan 2017", "1.26.1", "1.0.2"),
         (None, "1.22.1", "3.0"),
         (None, "1.26.3", "3.5"),
     ],
 )
-def test_versions_are_read_from_what_nginx_says(said, build, version, openssl):
+def test_versions_are_read_from_what_nginx_says(
+    said: str, build: str | None, version: str, openssl: str
+) -> None:
     if build is None:
         build = next(part for part in said.split("version ") if f"nginx/{version}" in part)
     tasks = yaml.safe_load((ROLE / "tasks/install.yml").read_text())
-    facts = next(task["ansible.builtin.set_fact"] for task in tasks if "ansible.builtin.set_fact" in task)
-    templar = Templar(loader=DataLoader(), variables={"__nginx_build": {"rc": 0, "stderr": build}})
-    read = templar.template(facts)
+    task = next(task for task in tasks if "ansible.builtin.set_fact" in task)
+    variables = task["vars"] | {"__nginx_build": {"rc": 0, "stderr": build}}
+    read = Templar(loader=DataLoader(), variables=variables).template(task["ansible.builtin.set_fact"])
     assert read["_nginx_version"] == version
     assert read["_nginx_openssl"].startswith(openssl)
 
 
-def test_unit_is_rendered_without_an_undefined_variable():
+def test_unit_is_rendered_without_an_undefined_variable() -> None:
     unit = render("service.conf.j2", variables_of("Debian"))
     assert "Restart=on-failure" in unit
     assert unit.endswith("\n")

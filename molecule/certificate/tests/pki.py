@@ -26,8 +26,10 @@ class Pair:
         return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def issue(name: str, by: Pair | None = None, names: tuple[str, ...] = (), days: tuple[int, int] = (-1, 90)) -> Pair:
-    """Makes an authority (no names) or a server's certificate, valid between two days from now; `by` None signs itself."""
+def issue(
+    name: str, by: Pair | None = None, names: tuple[str, ...] = (), days: tuple[int, int] = (-1, 90)
+) -> Pair:
+    """Makes an authority (no names) or a server's certificate; without `by` it signs itself. `days` are from now."""
     now = datetime.datetime.now(datetime.timezone.utc)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -42,5 +44,7 @@ def issue(name: str, by: Pair | None = None, names: tuple[str, ...] = (), days: 
         .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
     )
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False
+        )
     return Pair(builder.sign(by.private_key if by else key, hashes.SHA256()), key)

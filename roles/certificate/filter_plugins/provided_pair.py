@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificatePublicKeyTypes,
+    PrivateKeyTypes,
+    PublicKeyTypes,
+)
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 PEM_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -24,13 +30,14 @@ def provided_pair_problems(
 ) -> list[str]:
     """Returns every reason to refuse a provided certificate, none for a good one.
 
-    given: PEM texts "chain" (certificate first, then intermediates in order), "key" and "ca" ("" = a public CA);
+    given: PEM texts "chain" (certificate first, then intermediates in order), "key" and "ca";
         None or "" where a file could not be read.
+    sources: for the same three, what the operator wrote: a path, or the PEM text itself; "" for the CA = a public one.
     names: host names and IP addresses the certificate has to cover.
-    sources: for the same three, what the operator wrote: a path, or the PEM text itself.
     """
     labels = {
-        part: f"certificate_provided_{part}" + (f" ({source})" if source and "-----BEGIN" not in source else "")
+        part: f"certificate_provided_{part}"
+        + (f" ({source})" if source and "-----BEGIN" not in source else "")
         for part, source in sources.items()
     }
     try:
@@ -38,7 +45,9 @@ def provided_pair_problems(
             if not sources[part]:
                 raise PairError(f"{labels[part]} is empty. Remedy: name the PEM file, or give its text.")
             if not given[part]:
-                raise PairError(f"{labels[part]} is no readable file. Remedy: correct the path; it is on this machine.")
+                raise PairError(
+                    f"{labels[part]} is no readable file. Remedy: correct the path; it is on this machine."
+                )
         chain = _certificates(given["chain"] or "", labels["chain"])
         authorities = _certificates(given["ca"] or "", labels["ca"]) if sources["ca"] else []
         key = _private_key((given["key"] or "").encode(), labels["key"])
@@ -64,44 +73,52 @@ def _certificates(text: str, label: str) -> list[x509.Certificate]:
     try:
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in PEM_CERTIFICATE.findall(text)]
     except ValueError as error:
-        raise PairError(f"{label} holds a broken certificate: {error}. Remedy: get the file again.") from error
+        raise PairError(
+            f"{label} holds a broken certificate: {error}. Remedy: get the file again."
+        ) from error
     if not certificates:
         raise PairError(
-            f"{label} holds no PEM certificate. Remedy: convert it, as by: openssl x509 -inform der -in FILE -out FILE.pem"
+            f"{label} holds no PEM certificate. Remedy: name the certificate's file, or convert it to PEM, as by:"
+            " openssl x509 -inform der -in FILE -out FILE.pem"
         )
     return certificates
 
 
-def _private_key(pem: bytes, label: str):
+def _private_key(pem: bytes, label: str) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(pem, password=None)
     except TypeError as error:
         raise PairError(
-            f"{label} is protected with a passphrase. Remedy: openssl pkey -in FILE -out PLAIN, and keep PLAIN in Ansible Vault."
+            f"{label} is protected with a passphrase. Remedy: take it off, as by: openssl pkey -in FILE -out PLAIN,"
+            " and keep PLAIN in Ansible Vault."
         ) from error
     except Exception as error:
-        raise PairError(f"{label} holds no private key in PEM. Remedy: name the key's file, not the certificate's.") from error
+        raise PairError(
+            f"{label} holds no private key in PEM. Remedy: name the key's file, not the certificate's."
+        ) from error
 
 
-def _public_bytes(public_key) -> bytes:
+def _public_bytes(public_key: PublicKeyTypes | CertificatePublicKeyTypes) -> bytes:
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _check_key(key, certificate: x509.Certificate, labels: Mapping[str, str]) -> None:
+def _check_key(key: PrivateKeyTypes, certificate: x509.Certificate, labels: Mapping[str, str]) -> None:
     if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
         raise PairError(
             f"{labels['key']} does not belong to the first certificate in {labels['chain']}"
-            f" ({_name(certificate)}). Remedy: give the key that this certificate was requested with, and put the server's"
-            " certificate first."
+            f" ({_name(certificate)}). Remedy: give the key that this certificate was requested with, and"
+            " put the server's certificate first."
         )
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < 2048:
-        raise PairError(f"{labels['key']} has {key.key_size} bits. Remedy: request a certificate with 2048 or more.")
+        raise PairError(
+            f"{labels['key']} has {key.key_size} bits. Remedy: request a certificate with 2048 or more."
+        )
 
 
 def _check_chain(
     chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate], labels: Mapping[str, str]
 ) -> None:
-    for position, (certificate, issuer) in enumerate(zip(chain, chain[1:], strict=False), start=1):
+    for position, (certificate, issuer) in enumerate(itertools.pairwise(chain), start=1):
         if not _issued_by(certificate, issuer):
             raise PairError(
                 f"{labels['chain']}: certificate {position} ({_name(certificate)}) was not signed by the next one"
@@ -116,8 +133,8 @@ def _check_chain(
             )
     elif len(chain) == 1 and not _issued_by(last, last):
         raise PairError(
-            f"{labels['chain']} lacks the certificate of its issuer ({last.issuer.rfc4514_string()}). Remedy: append the"
-            " intermediate, or name your own CA in certificate_provided_ca."
+            f"{labels['chain']} lacks the certificate of its issuer ({last.issuer.rfc4514_string()})."
+            " Remedy: append the intermediate, or name your own CA in certificate_provided_ca."
         )
 
 
@@ -139,7 +156,8 @@ def _check_dates(chain: Sequence[x509.Certificate], label: str) -> None:
             )
         if certificate.not_valid_before_utc > now:
             raise PairError(
-                f"{label}: {_name(certificate)} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC."
+                f"{label}: {_name(certificate)} is not valid before"
+                f" {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC."
                 " Remedy: wait, or correct this machine's clock."
             )
 
@@ -153,8 +171,9 @@ def _check_names(certificate: x509.Certificate, names: Sequence[str], label: str
     addresses = alternatives.get_values_for_type(x509.IPAddress)
     missing = [name for name in names if not _covered(name.lower().rstrip("."), hosts, addresses)]
     if missing:
+        covered = ", ".join([*hosts, *map(str, addresses)]) or "no name at all"
         raise PairError(
-            f"{label} is for {', '.join([*hosts, *map(str, addresses)]) or 'no name at all'}, not for {', '.join(missing)}."
+            f"{label} is for {covered}, not for {', '.join(missing)}."
             " Remedy: correct certificate_names, or get a certificate for these names."
         )
 
