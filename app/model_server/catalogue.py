@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from . import inputs
 from .answers import check_expected
 from .bundle import Manifest, read_bundle
 from .engines import Engine, EngineError, load_engine
-from .inputs import InputError, Tensors
+from .inputs import InputError, Limits, Tensors
 
 INLINE_SECONDS = 0.002
 THREADS = 2
@@ -30,6 +31,22 @@ T = TypeVar("T")
 
 class Unavailable(RuntimeError):
     """The model cannot answer in this process now; the message says why."""
+
+
+class Turn:
+    """A lock between the processes forked after it was made; it ends with its holder, however that ends.
+
+    A large picture takes up to 200 MB while it is decoded, which a container has once and not once a worker.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(dir="/dev/shm")  # the root file system may be read-only
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *raised: object) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 class Threads:
@@ -50,7 +67,7 @@ class Threads:
         return value
 
     def decode(self, function: Callable[..., T], *args: Any) -> T:
-        """The same for pictures, one at a time: a large one takes up to 200 MB while it is decoded."""
+        """The same for pictures, one at a time."""
         with self._decoding:
             return self.run(function, *args)
 
@@ -58,12 +75,12 @@ class Threads:
 class Model:
     """One model of the bundle. Its engine is loaded at its first use: engines do not survive a fork."""
 
-    def __init__(self, manifest: Manifest, folder: Path, max_pixels: int, threads: Threads) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, limits: Limits, threads: Threads) -> None:
         self.manifest = manifest
         self.folder = folder
-        self._max_pixels = max_pixels
+        self._limits = limits
         self._threads = threads
-        self._loading = threading.Lock()
+        self._loading = BoundedSemaphore(1)
         self._engine: Engine | None = None
         self._refused: EngineError | None = None
         self._seconds_a_row = math.inf
@@ -71,13 +88,11 @@ class Model:
 
     def from_upload(self, data: bytes) -> Tensors:
         """Answer a picture. Raises InputError or Unavailable, as the next two do."""
-        tensors = self._threads.decode(inputs.encode_upload, self.manifest, data, self._max_pixels)
-        return self.from_tensors(tensors)
+        return self.from_tensors(self._encoded(inputs.encode_upload, data, self._limits))
 
     def from_rows(self, rows: Any) -> Tensors:
         """Answer a list of rows in one batch."""
-        run = self._threads.decode if self._decodes else _directly
-        return self.from_tensors(run(inputs.encode_rows, self.manifest, rows, self._max_pixels))
+        return self.from_tensors(self._encoded(inputs.encode_rows, rows, self._limits))
 
     def from_tensors(self, tensors: Tensors) -> Tensors:
         """Answer a batch: input name → array to output name → array."""
@@ -125,7 +140,7 @@ class Model:
             if not examples:
                 self._timed(inputs.zeros(self.manifest))
             for example in examples:
-                outputs = self._timed(inputs.encode_example(self.manifest, example, self.folder))
+                outputs = self._timed(self._encoded(inputs.encode_example, example, self.folder))
                 if reason := check_expected(self.manifest, outputs, example):
                     return reason
         except (InputError, Unavailable) as error:
@@ -134,6 +149,10 @@ class Model:
             log.exception("%s: its examples cannot be asked", self.manifest.name)
             return f"{type(error).__name__}: {_first_line(error)}"
         return None
+
+    def _encoded(self, encode: Callable[..., Tensors], *args: Any) -> Tensors:
+        run = self._threads.decode if self._decodes else _directly
+        return run(encode, self.manifest, *args)
 
     def _timed(self, tensors: Tensors) -> Tensors:
         start = time.perf_counter()
@@ -147,9 +166,9 @@ class Catalogue:
 
     def __init__(self, bundle: Path, max_pixels: int) -> None:
         self._checked = False
-        threads = Threads()
+        limits, threads = Limits(max_pixels, Turn()), Threads()
         self._models = {
-            manifest.name: Model(manifest, bundle / manifest.name, max_pixels, threads)
+            manifest.name: Model(manifest, bundle / manifest.name, limits, threads)
             for manifest in read_bundle(bundle)
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import warnings
@@ -31,6 +32,10 @@ control_socket_disable = True
 
 limit_request_line = 8190
 
+
+# Blocks of a megabyte and more go back to the system when they are freed; by default glibc learns from the first
+# large picture to keep them (M_MMAP_THRESHOLD is -3).
+ctypes.CDLL(None).mallopt(-3, 2**20)
 
 # Decoders talk about every damaged picture; what counts is in the answer to the client.
 warnings.filterwarnings("ignore", module="PIL")

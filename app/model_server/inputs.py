@@ -11,6 +11,8 @@ import binascii
 import difflib
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from PIL import Image, ImageOps
 
 from .bundle import Example, InputSpec, Manifest
 
-MAX_PIXELS = 25_000_000
+LARGE_PIXELS = 2_000_000
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 
 Tensors = dict[str, np.ndarray]
@@ -29,34 +31,42 @@ class InputError(ValueError):
     """The request cannot be answered as it stands; the message says what to change."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may cost: its pixels, and a lock under which one of LARGE_PIXELS and more is decoded."""
+
+    pixels: int = 25_000_000
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
 def takes_image(manifest: Manifest) -> bool:
     """Whether the model's one input is a picture, so that an upload alone is a whole request."""
     return len(manifest.inputs) == 1 and manifest.inputs[0].kind == "image"
 
 
-def encode_upload(manifest: Manifest, data: bytes, max_pixels: int = MAX_PIXELS) -> Tensors:
+def encode_upload(manifest: Manifest, data: bytes, limits: Limits = Limits()) -> Tensors:
     """Decode a picture, in memory, into a batch of one.
 
     It is turned as its EXIF orientation says, laid on white where it is transparent, stretched to the height
-    and width of the model, and becomes pixel * scale + offset. More than `max_pixels` pixels are refused
+    and width of the model, and becomes pixel * scale + offset. More than `limits.pixels` pixels are refused
     before decoding.
     """
     if not takes_image(manifest):
         raise InputError(f"the model {manifest.name} does not take a picture; it takes {_wanted(manifest)}")
-    return encode_rows(manifest, [data], max_pixels)
+    return encode_rows(manifest, [data], limits)
 
 
-def encode_row(manifest: Manifest, row: Any, max_pixels: int = MAX_PIXELS) -> Tensors:
+def encode_row(manifest: Manifest, row: Any, limits: Limits = Limits()) -> Tensors:
     """Turn one row into a batch of one.
 
     A row is the bare value (a number or nested lists, without the batch axis) where the model has a single
     input, or an object whose keys are input names, column names, or both. A picture's value is its pixels as
     the model takes them (scaled), or the bytes of a picture file, as bytes or as `{"b64": "…"}`.
     """
-    return encode_rows(manifest, [row], max_pixels)
+    return encode_rows(manifest, [row], limits)
 
 
-def encode_rows(manifest: Manifest, rows: Any, max_pixels: int = MAX_PIXELS) -> Tensors:
+def encode_rows(manifest: Manifest, rows: Any, limits: Limits = Limits()) -> Tensors:
     """Turn a list of rows, each as in encode_row and not empty, into one batch."""
     if not isinstance(rows, list) or not rows:
         raise InputError("the rows must be a list that is not empty")
@@ -69,7 +79,7 @@ def encode_rows(manifest: Manifest, rows: Any, max_pixels: int = MAX_PIXELS) -> 
     for spec in manifest.inputs:
         values = columns[spec.name]
         if spec.kind == "image":
-            values = [_pixels(spec, value, max_pixels) for value in values]
+            values = [_pixels(spec, value, limits) for value in values]
         tensors[spec.name] = to_tensor(spec, values)
     return tensors
 
@@ -228,51 +238,53 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     )
 
 
-def _pixels(spec: InputSpec, value: Any, max_pixels: int) -> Any:
+def _pixels(spec: InputSpec, value: Any, limits: Limits) -> Any:
     """A picture's tensor without the batch axis; numbers pass as they are."""
     if _is_base64(value):
         value = from_base64(value["b64"])
     if not isinstance(value, bytes):
         return value
-    pixels = _decode(spec, value, max_pixels)
+    pixels = _decode(spec, value, limits)
     return (255 - pixels if spec.invert else pixels) * np.float32(spec.scale) + np.float32(spec.offset)
 
 
-def _decode(spec: InputSpec, data: bytes, max_pixels: int) -> np.ndarray:
+def _decode(spec: InputSpec, data: bytes, limits: Limits) -> np.ndarray:
     """Pixels 0 … 255 as float32 in the shape of `spec` without its batch axis."""
     if not data:
         raise InputError("the file is empty; send a picture")
-    mode = "RGB" if spec.color == "rgb" else "L"
     # Fed hostile bytes, decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error …
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Exception as error:
         raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from error
-    limit = (
-        max_pixels // 2 if image.format == "WEBP" else max_pixels
-    )  # it takes twice the memory of the others
-    if image.width * image.height > limit:
+    pixels = image.width * image.height
+    # WebP takes twice the memory of the others.
+    limit = limits.pixels // 2 if image.format == "WEBP" else limits.pixels
+    if pixels > limit:
         raise InputError(
             f"the picture has {image.width} x {image.height} pixels, more than the limit of "
             f"{limit / 1e6:g} million; send it smaller"
         )
-    height, width = spec.shape[1:3]
     try:
-        if height > 0 and width > 0:  # JPEG then decodes to a smaller size, with less memory
-            image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-        ImageOps.exif_transpose(image, in_place=True)
-        size = (width if width > 0 else image.width, height if height > 0 else image.height)
-        if image.mode in ("1", "P", "PA") or (image.has_transparency_data and image.mode != "RGBA"):
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        # Every other conversion comes after: it copies the picture, which is small by now.
-        image = image.resize(size, Image.Resampling.BILINEAR)
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-        if image.mode == "RGBA":
-            image = Image.alpha_composite(Image.new("RGBA", size, "white"), image)
-        image = image.convert(mode)
-    except Exception:
-        raise InputError(
-            "the picture is damaged and cannot be decoded; save it again and send that"
-        ) from None
+        with limits.turn if pixels >= LARGE_PIXELS else nullcontext():
+            return _resized(spec, image)
+    except Exception as error:
+        raise InputError("the picture is damaged; save it again and send that") from error
+
+
+def _resized(spec: InputSpec, image: Image.Image) -> np.ndarray:
+    height, width = spec.shape[1:3]
+    if height > 0 and width > 0:  # JPEG then decodes to a smaller size, with less memory
+        image.draft(None, (2 * max(height, width), 2 * max(height, width)))
+    ImageOps.exif_transpose(image, in_place=True)
+    size = (width if width > 0 else image.width, height if height > 0 else image.height)
+    if image.mode in ("1", "P", "PA") or (image.has_transparency_data and image.mode != "RGBA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    # Every other conversion comes after: it copies the picture, which is small by now.
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", size, "white"), image)
+    image = image.convert("RGB" if spec.color == "rgb" else "L")
     return np.asarray(image, np.float32).reshape([*size[::-1], *spec.shape[3:]])

@@ -64,7 +64,7 @@ class Server:
         """Ask on a new connection; the status and the JSON of the answer."""
         request = urllib.request.Request(self.address + path, data=body, headers={"Content-Type": kind})
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=30) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from flask.testing import FlaskClient
 from model_server.bundle import Example, InputSpec, OutputSpec
 from model_server.engines import EngineError
 from model_server.settings import Settings, SettingsError, usable_cpus
+from PIL import Image
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
 FLOATS = InputSpec("x", "float32", (-1, 1), "x", "tensor")
@@ -349,8 +351,17 @@ def test_clients_take_turns(start_server: Callable[..., Server]) -> None:
     greedy.close()
 
 
+def memory(server: Server) -> int:
+    """Megabytes of the server's processes, what they share counted once."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    kilobytes = 0
+    for pid in [str(server.process.pid), *children]:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        kilobytes += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
+    return kilobytes // 1024
+
+
 def test_two_workers_stay_small(server: Server) -> None:
-    """180 MB after a hundred predictions of each model, what is shared counted once."""
     row = server.request("/models")[1]["models"][2]["examples"][0]["row"]
     wine, xor = json.dumps({"row": row}).encode(), b'{"row": [1, 0]}'
     for _ in range(10):  # connections, so that both workers get some
@@ -366,13 +377,27 @@ def test_two_workers_stay_small(server: Server) -> None:
                 response.read()
                 assert response.status == 200
         connection.close()
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    assert len(children) == 2
-    kilobytes = 0
-    for pid in [str(server.process.pid), *children]:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        kilobytes += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
-    assert kilobytes / 1024 < 180
+    assert memory(server) < 180
+
+
+def test_large_pictures_take_their_memory_one_after_the_other_and_give_it_back(server: Server) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (5000, 4900), "teal").save(buffer, "PNG", compress_level=1)
+    before, peak, answers = memory(server), 0, []
+    asking = [
+        threading.Thread(
+            target=lambda: answers.append(server.request("/predict/digits", buffer.getvalue(), "image/png"))
+        )
+        for _ in range(4)
+    ]
+    for thread in asking:
+        thread.start()
+    while any(thread.is_alive() for thread in asking):
+        peak = max(peak, memory(server))
+        time.sleep(0.02)
+    assert [status for status, _ in answers] == [200] * 4
+    assert peak < before + 300  # one takes 200
+    assert memory(server) < 180
 
 
 def test_a_stopping_server_answers_what_it_has_and_lets_idle_connections_go(
