@@ -10,6 +10,7 @@ Standard library only: the runtime image carries no YAML parser and no TensorFlo
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class InputSpec(TensorSpec):
-    """`kind` is "tensor", "image" (pixel * scale + offset, pixels 0 … 255) or "columns" (one name a number)."""
+    """`kind` is "tensor", "image" (0 … 255 * scale + offset) or "columns" (a name for each number)."""
 
     color: str = ""
     scale: float = 1.0
@@ -88,13 +89,16 @@ class Manifest:
     source_hash: str
 
 
-def _record(cls: type[InputSpec | OutputSpec | Example], data: dict[str, Any]) -> InputSpec | OutputSpec | Example:
+def _record(cls: Callable[..., Any], data: dict[str, Any]) -> Any:
     tuples = {"shape", "columns", "labels"}
     return cls(**{key: tuple(value) if key in tuples else value for key, value in data.items()})
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `folder`/manifest.json. Raises BundleError if it is missing, unreadable or from another version."""
+    """Read `folder`/manifest.json.
+
+    Raises BundleError if it is missing, unreadable or from another version.
+    """
     path = folder / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -104,7 +108,9 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}. Compile the model again.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path}: not a manifest of this version ({error}). Compile the model again.") from None
+        raise BundleError(
+            f"{path}: not a manifest of this version ({error}). Compile the model again."
+        ) from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -117,20 +123,27 @@ def read_bundle(folder: Path) -> list[Manifest]:
     """Every model of the bundle, ordered by name. Raises BundleError where there is none."""
     manifests = [read_manifest(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
     if not manifests:
-        raise BundleError(f"{folder}: no model in this bundle. Run python -m model_server.compile models/ {folder}")
+        raise BundleError(
+            f"{folder}: no model in this bundle. Run python -m model_server.compile models/ {folder}"
+        )
     return manifests
 
 
 def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
-    """The model that answers rows of unnamed numbers, such as {"X": "1 0|1 1"}; None where the bundle has none.
+    """The model that answers rows of unnamed numbers, such as {"X": "1 0|1 1"}; None where none does.
 
-    That is `wanted`, or the only model whose single input is plain numbers of shape [batch, n]. Raises BundleError
-    where `wanted` cannot take such rows, and where it is not given but several can.
+    That is `wanted`, or the only model whose single input is plain numbers of shape [batch, n]. Raises
+    BundleError where `wanted` cannot take such rows, and where it is not given but several can.
     """
 
     def takes_rows(manifest: Manifest, kinds: tuple[str, ...]) -> bool:
         inputs = manifest.inputs
-        return len(inputs) == 1 and inputs[0].kind in kinds and len(inputs[0].shape) == 2 and inputs[0].dtype != "string"
+        return (
+            len(inputs) == 1
+            and inputs[0].kind in kinds
+            and len(inputs[0].shape) == 2
+            and inputs[0].dtype != "string"
+        )
 
     if wanted:
         able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor", "columns"))]
@@ -138,11 +151,14 @@ def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
             if manifest.name == wanted:
                 return manifest
         names = ", ".join(manifest.name for manifest in able) or "none"
-        raise BundleError(f"The rows model {wanted} is not in the bundle or takes no single row of numbers; these do: {names}.")
+        raise BundleError(
+            f"The rows model {wanted} is not in the bundle or takes no single row of numbers; these do: "
+            f"{names}."
+        )
     able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor",))]
     if len(able) > 1:
         raise BundleError(
-            f"Several models take rows of unnamed numbers: {', '.join(manifest.name for manifest in able)}. Say which one "
-            "answers them: model_server_rows_model."
+            f"Several models take rows of unnamed numbers: {', '.join(manifest.name for manifest in able)}. "
+            "Say which one answers them: model_server_rows_model."
         )
     return able[0] if able else None

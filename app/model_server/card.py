@@ -1,11 +1,13 @@
 """The model card: models/<name>/model.yml, read strictly.
 
-Everything in a card is optional, but nothing in it is guessed: an unknown key, a wrong type or a file that is not there
-is an error that names the file, the field and the remedy. docs/model-card.md is the user's side of this module.
+Everything in a card is optional, but nothing in it is guessed: an unknown key, a wrong type or a file that is
+not there is an error that names the file, the field and the remedy. docs/model-card.md is the user's side of
+this module.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -58,7 +60,10 @@ class ExampleCard:
 
 @dataclass(frozen=True)
 class Card:
-    """A checked card. `model` and `weights` are paths below `folder`; `model` is found where the card is silent."""
+    """A checked card.
+
+    `model` and `weights` are paths below `folder`; `model` is found where the card is silent.
+    """
 
     name: str
     folder: Path
@@ -78,7 +83,7 @@ class Card:
         return self.folder / CARD
 
     def files(self) -> list[Path]:
-        """Every file that goes into the compiled model, sorted; a SavedModel folder counts with all its files."""
+        """Every file that goes into the compiled model, sorted; of a SavedModel folder all files."""
         named = [self.path, self.model, self.weights, self.custom_objects]
         named += [self.folder / path for example in self.examples for path in example_files(example.input)]
         found: set[Path] = set()
@@ -89,7 +94,7 @@ class Card:
 
 
 def example_files(value: Any) -> list[str]:
-    """The files an example's input names: a bare string is always a file's name, alone or as an input's value."""
+    """The files an example's input names: a bare string, alone or as an input's value, is a file's name."""
     values = value.values() if isinstance(value, dict) else [value]
     return [item for item in values if isinstance(item, str)]
 
@@ -104,8 +109,8 @@ def load_card(folder: Path) -> Card:
         raise CardError(f"{folder}: there is no such model folder.")
     if not NAME.fullmatch(folder.name):
         raise CardError(
-            f"{folder}: a model's folder name becomes part of its address; use lower-case letters, digits, _ and - only "
-            "(at most 64, a letter or digit first)."
+            f"{folder}: a model's folder name becomes part of its address; use lower-case letters, digits, _ "
+            "and - only (at most 64, a letter or digit first)."
         )
     data = _parse(path) if path.exists() else {}
     reader = _Reader(path)
@@ -188,7 +193,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)  # PyYAML would read 010 
 
 def _parse(path: Path) -> dict[Any, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except OSError as error:
         raise CardError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -224,7 +229,7 @@ class _Reader:
         return {str(key): item for key, item in value.items()}
 
     def fields(self, value: Any, where: str, known: dict[str, _Check]) -> dict[str, Any]:
-        """Check a mapping against its known keys; each check gets the reader, the value and where it stands."""
+        """Check a mapping against its known keys; a check gets the reader, the value and its place."""
         value = self.mapping(value, where)
         prefix = "" if where == "the card" else f"{where}."
         for key in value:
@@ -286,10 +291,8 @@ def _flag(reader: _Reader, value: Any, where: str) -> bool:
 
 def _number(reader: _Reader, value: Any, where: str) -> float:
     if isinstance(value, str) and (parts := re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value)):
-        try:
+        with contextlib.suppress(ValueError, ZeroDivisionError):
             value = float(parts[1]) / float(parts[2])
-        except (ValueError, ZeroDivisionError):
-            pass
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise reader.error(
             where, f"{_show(value)} is not a number", "write a number, or a fraction such as 1/255"
@@ -438,8 +441,8 @@ def _find_model(folder: Path, weights: Path | None) -> Path:
         return found[0]
     if not found:
         raise CardError(
-            f"{folder}: no model here. Put a .keras, .h5 or .hdf5 file, an architecture .json with its weights .h5, or a "
-            "SavedModel folder into it."
+            f"{folder}: no model here. Put a .keras, .h5 or .hdf5 file, an architecture .json with its "
+            "weights .h5, or a SavedModel folder into it."
         )
     names = ", ".join(path.name for path in found)
     raise CardError(f"{folder / CARD}: model: several models are here ({names}); name the one to serve.")
@@ -451,7 +454,8 @@ def _find_weights(folder: Path, architecture: Path) -> Path:
         return found[0]
     if not found:
         raise CardError(
-            f"{folder}: {architecture.name} is an architecture without weights. Put its weights .h5 beside it."
+            f"{folder}: {architecture.name} is an architecture without weights. Put its weights .h5 beside "
+            "it."
         )
     names = ", ".join(path.name for path in found)
     raise CardError(

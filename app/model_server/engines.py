@@ -1,6 +1,7 @@
 """The three engines behind one interface; each imports its library only when a model needs it.
 
-Calls are safe from any number of threads and greenlets at once. One thread a call: a server scales by workers.
+Calls are safe from any number of threads and greenlets at once. One thread a call: a server scales by
+workers.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Engine(Protocol):
     def run(self, inputs: Tensors) -> Tensors:
         """Answer one batch.
 
-        `inputs` holds an array for each of the manifest's inputs, of its dtype and shape ([batch, …], strings as
-        object arrays); the answer holds one for each output. Raises EngineError where the engine refuses the call.
+        `inputs` holds an array for each of the manifest's inputs, of its dtype and shape ([batch, …], strings
+        as object arrays); the answer holds one for each output. Raises EngineError where the engine refuses
+        the call.
         """
         ...
 
@@ -38,8 +40,8 @@ class Engine(Protocol):
 class LiteRT:
     """TensorFlow Lite's successor. An interpreter serves one call at a time, so idle ones wait in a pool.
 
-    The pool is a plain deque and not a thread-local: gevent makes those greenlet-local, and every request would
-    pay for an interpreter of its own.
+    The pool is a plain deque and not a thread-local: gevent makes those greenlet-local, and every request
+    would pay for an interpreter of its own.
     """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -61,7 +63,8 @@ class LiteRT:
             interpreter, shapes = self._idle.pop()
         except IndexError:
             interpreter, shapes = self._new(), []
-        # A refused call leaves the interpreter in an undefined state: it goes back to the pool only after success.
+        # A refused call leaves the interpreter in an undefined state: it goes back to the pool only after
+        # success.
         wanted = [inputs[name].shape for name, _ in self._inputs]
         try:
             if wanted != shapes:
@@ -111,7 +114,10 @@ class OnnxRuntime:
 
 
 class TensorFlow:
-    """A SavedModel's concrete function, for what neither of the others takes. Import it after the fork only."""
+    """A SavedModel's concrete function, for what neither of the others takes.
+
+    Import it after the fork only.
+    """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         tf = import_tensorflow()

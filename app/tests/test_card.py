@@ -37,7 +37,9 @@ def test_a_full_card(folder: Path) -> None:
             title: Cats
             inputs: {picture: {kind: image, color: rgb, scale: 1/255, offset: -1e-1, invert: true}}
             outputs: {cat: {kind: binary, labels: [no, yes], threshold: 0.25}}
-            examples: [{input: examples/tom.png, expect: yes}, {name: numbers, input: [[1, 2]], expect: {cat: 0.5}}]
+            examples:
+              - {input: examples/tom.png, expect: yes}
+              - {name: numbers, input: [[1, 2]], expect: {cat: 0.5}}
             """,
         )
     )
@@ -73,7 +75,8 @@ def test_everything_that_goes_in_is_listed_for_the_hash(folder: Path) -> None:
     card = load_card(
         write(
             folder,
-            "{model: saved, custom_objects: layers.py, examples: [{input: {a: examples/tom.png}, expect: 1}]}",
+            "{model: saved, custom_objects: layers.py, "
+            "examples: [{input: {a: examples/tom.png}, expect: 1}]}",
         )
     )
     assert [path.relative_to(folder).as_posix() for path in card.files()] == [
@@ -114,7 +117,10 @@ def test_everything_that_goes_in_is_listed_for_the_hash(folder: Path) -> None:
         ("examples: [{input: 1}]", ["examples[0]", "expect is missing"]),
         ("examples: [{input: examples/tim.png, expect: 1}]", ["examples[0].input", "tim.png", "tom.png"]),
         ("examples: [{input: cats.keras, expect: 1}]", ["examples[0].input", "below examples/"]),
-        ("examples: [{input: 1, expect: 1, name: a}, {input: 2, expect: 1, name: a}]", ["'a'", "its own name"]),
+        (
+            "examples: [{input: 1, expect: 1, name: a}, {input: 2, expect: 1, name: a}]",
+            ["'a'", "its own name"],
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(folder: Path, card: str, told: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Trains a small convolutional net on scikit-learn's handwritten digits and saves it as digits.h5.
 
-A fifth of the data is held out and never trained on. What is trained on are pictures as users send them: drawn large,
-moved a little, and made 8 x 8 again. Run it with the packages of app/requirements/toolchain.txt.
+A fifth of the data is held out and never trained on. What is trained on are pictures as users send them:
+drawn large, moved a little, and made 8 x 8 again. Run it with the packages of app/requirements/toolchain.txt.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ SAMPLES = {3: "three.png", 7: "seven.png", 8: "eight.png"}
 
 
 def split() -> list[np.ndarray]:
-    """Pictures [n, 8, 8, 1] with ink 0 … 1 and their digits: to train on, held out; then the digits alike."""
+    """Pictures [n, 8, 8, 1] with ink 0 … 1: to train on, held out; then their digits alike."""
     data = load_digits()
     pictures = (data.images / 16).astype("float32")[..., None]
     return train_test_split(pictures, data.target, test_size=0.2, random_state=0, stratify=data.target)

@@ -1,6 +1,7 @@
-"""Trains a recurrent net that reads scikit-learn's handwritten digits row by row and says whether the digit is even.
+"""Trains a recurrent net that reads handwritten digits row by row and says whether the digit is even.
 
-The data is held out as for models/digits, whose helpers it uses. Run it with the packages of app/requirements/toolchain.txt.
+The data is held out as for models/digits, whose helpers it uses. Run it with the packages of
+app/requirements/toolchain.txt.
 """
 
 import importlib.util
@@ -28,7 +29,9 @@ def train() -> keras.Model:
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(1)
     pictures, _, digits, _ = digits_train.split()
-    pictures = np.concatenate([pictures, *([digits_train.as_sent(p, rng) for p in pictures] for _ in range(5))])
+    pictures = np.concatenate(
+        [pictures, *([digits_train.as_sent(p, rng) for p in pictures] for _ in range(5))]
+    )
     even = np.tile(digits % 2 == 0, 6).astype("float32")
     picture = keras.Input((8, 8, 1), name="picture")
     rows = keras.layers.Reshape((8, 8))(picture)
@@ -52,4 +55,6 @@ if __name__ == "__main__":
     (FOLDER / "examples").mkdir(exist_ok=True)
     _, pictures, _, digits = digits_train.split()
     for digit, name in SAMPLES.items():
-        digits_train.paper(pictures[np.flatnonzero(digits == digit)[0]]).save(FOLDER / "examples" / name, optimize=True)
+        digits_train.paper(pictures[np.flatnonzero(digits == digit)[0]]).save(
+            FOLDER / "examples" / name, optimize=True
+        )

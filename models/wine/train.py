@@ -1,7 +1,8 @@
 """Trains a net with two inputs and two outputs on scikit-learn's wines and saves it as a SavedModel folder.
 
-From eleven chemical measurements and two of its appearance it tells a wine's cultivar, and its alcohol, which is left out
-of the inputs. A quarter of the data is held out. Run it with the packages of app/requirements/toolchain.txt.
+From eleven chemical measurements and two of its appearance it tells a wine's cultivar, and its alcohol,
+which is left out of the inputs. A quarter of the data is held out. Run it with the packages of
+app/requirements/toolchain.txt.
 """
 
 import shutil
@@ -43,7 +44,9 @@ def train() -> keras.Model:
         values = pick(rows, columns)
         inputs.append(keras.Input((len(columns),), name=name))
         # Users send what the laboratory measured; the scaling is the model's business.
-        scaled.append(keras.layers.Normalization(mean=values.mean(axis=0), variance=values.var(axis=0))(inputs[-1]))
+        scaled.append(
+            keras.layers.Normalization(mean=values.mean(axis=0), variance=values.var(axis=0))(inputs[-1])
+        )
     x = keras.layers.Dense(24, activation="relu")(keras.layers.Concatenate()(scaled))
     x = keras.layers.Dropout(0.2)(x)
     cultivar = keras.layers.Dense(3, activation="softmax", name="cultivar")(x)
@@ -54,7 +57,13 @@ def train() -> keras.Model:
         {"cultivar": "sparse_categorical_crossentropy", "alcohol": "mse"},
     )
     questions = {"chemistry": pick(rows, CHEMISTRY), "appearance": pick(rows, APPEARANCE)}
-    model.fit(questions, {"cultivar": cultivars, "alcohol": pick(rows, ["alcohol"])}, batch_size=32, epochs=120, verbose=0)
+    model.fit(
+        questions,
+        {"cultivar": cultivars, "alcohol": pick(rows, ["alcohol"])},
+        batch_size=32,
+        epochs=120,
+        verbose=0,
+    )
     return model
 
 
@@ -67,4 +76,5 @@ if __name__ == "__main__":
     given = trained.predict(questions, verbose=0)
     right = (given["cultivar"].argmax(axis=1) == answers["cultivar"]).mean()
     error = np.abs(given["alcohol"] - answers["alcohol"]).mean()
-    print(f"wine: {right:.4f} of {len(answers['cultivar'])} held-out cultivars right, alcohol off by {error:.3f} on average")
+    count = len(answers["cultivar"])
+    print(f"wine: {right:.4f} of {count} held-out cultivars right, alcohol off by {error:.3f} on average")

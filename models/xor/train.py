@@ -1,7 +1,7 @@
-"""Trains the two-layer net that answers exclusive or, and saves it as Keras 2.0.4 did: model.json and model.h5.
+"""Trains the two-layer net that answers exclusive or, and saves it as Keras 2.0.4 did.
 
-The form matters: an architecture whose config is a bare list, with the weights in a file of their own, is what the oldest
-models in use look like. Run it with the packages of app/requirements/toolchain.txt.
+The form matters: an architecture whose config is a bare list, with the weights in a file of their own,
+is what the oldest models in use look like. Run it with the packages of app/requirements/toolchain.txt.
 """
 
 import json
@@ -89,4 +89,10 @@ def save(model: keras.Sequential) -> None:
 if __name__ == "__main__":
     trained = train()
     save(trained)
-    print("xor:", ", ".join(f"{a:g} {b:g} -> {p:.4f}" for (a, b), [p] in zip(QUESTIONS, trained(QUESTIONS).numpy())))
+    print(
+        "xor:",
+        ", ".join(
+            f"{a:g} {b:g} -> {p:.4f}"
+            for (a, b), [p] in zip(QUESTIONS, trained(QUESTIONS).numpy(), strict=True)
+        ),
+    )

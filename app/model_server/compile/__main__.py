@@ -22,13 +22,20 @@ from .build import Report, compile_model
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 1 where a model or the bundle was refused."""
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.compile", description="Compile Keras models into a bundle for the model server."
+        prog="python -m model_server.compile",
+        description="Compile Keras models into a bundle for the model server.",
     )
     parser.add_argument("models", type=Path, nargs="?", help="folder with one folder a model")
     parser.add_argument("bundle", type=Path, help="folder to write the bundle to")
-    parser.add_argument("--model", metavar="NAME", help="compile this model alone and leave the others as they are")
-    parser.add_argument("--check", action="store_true", help="compile nothing: check a finished bundle as a whole")
-    parser.add_argument("--rows-model", metavar="NAME", default="", help='with --check: the model that answers {"X": "1 0"}')
+    parser.add_argument(
+        "--model", metavar="NAME", help="compile this model alone and leave the others as they are"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compile nothing: check a finished bundle as a whole"
+    )
+    parser.add_argument(
+        "--rows-model", metavar="NAME", default="", help='with --check: the model that answers {"X": "1 0"}'
+    )
     options = parser.parse_args(arguments)
     if options.check:
         return _check(options.bundle, options.rows_model)
@@ -45,15 +52,20 @@ def _check(bundle: Path, wanted: str) -> int:
         print(f"ERROR {error}", file=sys.stderr)
         return 1
     names = ", ".join(manifest.name for manifest in manifests)
-    print(f"{bundle}: {names}; rows such as {{\"X\": \"1 0|1 1\"}} go to {rows.name if rows else 'no model'}.")
+    print(f'{bundle}: {names}; rows such as {{"X": "1 0|1 1"}} go to {rows.name if rows else "no model"}.')
     return 0
 
 
 def _compile(models: Path, bundle: Path, only: str | None) -> int:
-    folders = sorted(path for path in models.glob("*") if path.is_dir() and not path.name.startswith((".", "_")))
+    folders = sorted(
+        path for path in models.glob("*") if path.is_dir() and not path.name.startswith((".", "_"))
+    )
     names = [folder.name for folder in folders]
     if not folders:
-        print(f"ERROR {models}: no model folder here. Make {models}/<name>/ with a model file in it.", file=sys.stderr)
+        print(
+            f"ERROR {models}: no model folder here. Make {models}/<name>/ with a model file in it.",
+            file=sys.stderr,
+        )
         return 1
     if only is not None and only not in names:
         print(f"ERROR {models}: there is no model {only}; the models: {', '.join(names)}.", file=sys.stderr)
@@ -87,8 +99,8 @@ def _card_error(folder: Path) -> str | None:
 
 
 def _isolated(folder: Path, bundle: Path) -> Report:
-    """Compile in a fresh process: a converter that aborts takes only itself down, and names counted up by Keras
-    start anew, so a model's file does not depend on the models before it.
+    """Compile in a fresh process: a converter that aborts takes only itself down, and names counted up by
+    Keras start anew, so a model's file does not depend on the models before it.
     """
     os.environ["PYTHONHASHSEED"] = "0"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -96,21 +108,20 @@ def _isolated(folder: Path, bundle: Path) -> Report:
             return pool.submit(compile_model, folder, bundle).result()
         except BrokenProcessPool:
             raise CompileError(
-                f"{folder}: the compiling process died. Most often it ran out of memory: give it more, or make the model "
-                "smaller."
+                f"{folder}: the compiling process died. Most often it ran out of memory: give it more, or "
+                "make the model smaller."
             ) from None
 
 
 def _table(reports: list[Report]) -> str:
     rows = [("model", "source", "engine", "size", "largest difference", "seconds")]
     rows += [
-        (r.name, r.source_format, r.engine, _bytes(r.size), f"{r.max_difference:.1e}", f"{r.seconds:.1f}") for r in reports
+        (r.name, r.source_format, r.engine, _bytes(r.size), f"{r.max_difference:.1e}", f"{r.seconds:.1f}")
+        for r in reports
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(text.rjust(width) if column > 2 else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths)))
-        for row in rows
-    ]
+    align = [str.ljust] * 3 + [str.rjust] * 3
+    lines = ["  ".join(map(lambda put, text, width: put(text, width), align, row, widths)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     lines += [f"{report.name}: not by {refusal}" for report in reports for refusal in report.refused]
     return "\n".join(line.rstrip() for line in lines)

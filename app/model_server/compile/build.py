@@ -18,7 +18,7 @@ from typing import Any
 from ..answers import check_expected
 from ..bundle import Example, InputSpec, Manifest, OutputSpec, TensorSpec, write_manifest
 from ..card import Card, example_files, load_card
-from ..engines import EngineError, load_engine
+from ..engines import load_engine
 from ..inputs import InputError, encode_example
 from . import CompileError
 from .convert import CANDIDATES, Candidate, Probe, compare, make_probes, reason
@@ -27,7 +27,7 @@ from .sources import Source, load_source
 
 @dataclass(frozen=True)
 class Report:
-    """What the command prints of one model: sizes in bytes; `refused` says why faster engines don't serve it."""
+    """What the command prints of one model; size in bytes; `refused` says why no faster engine serves it."""
 
     name: str
     source_format: str
@@ -41,8 +41,8 @@ class Report:
 def compile_model(folder: Path, bundle: Path) -> Report:
     """Compile the model in `folder` into `bundle`/<its name>, replacing what was there in one step.
 
-    Equal input gives an equal folder, to the byte, the mode and the time stamp. Raises CardError or CompileError, and
-    then leaves the bundle as it was.
+    Equal input gives an equal folder, to the byte, the mode and the time stamp. Raises CardError or
+    CompileError, and then leaves the bundle as it was.
     """
     start = time.monotonic()
     card = load_card(folder)
@@ -52,7 +52,9 @@ def compile_model(folder: Path, bundle: Path) -> Report:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     except OSError as error:
-        raise CompileError(f"{bundle}: cannot be written ({error.strerror}). Make it writable for uid {os.getuid()}.") from None
+        raise CompileError(
+            f"{bundle}: cannot be written ({error.strerror}). Make it writable for uid {os.getuid()}."
+        ) from None
     try:
         with tempfile.TemporaryDirectory(prefix="compile-") as scratch, _quiet():
             manifest, candidate, refused = _compile(card, partial, Path(scratch))
@@ -106,7 +108,7 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candida
 
 
 def _try(candidate: Candidate, source: Source, draft: Manifest, folder: Path, probes: list[Probe]) -> float:
-    """Convert and compare; the file stays only where both succeed. Returns the largest difference, rounded."""
+    """Convert and compare, return the largest difference; the file stays only where both succeed."""
     path = folder / candidate.file
     try:
         candidate.convert(source, path)
@@ -122,7 +124,7 @@ def _try(candidate: Candidate, source: Source, draft: Manifest, folder: Path, pr
 
 
 def _draft(card: Card, source: Source) -> Manifest:
-    """The manifest but for the engine, every field of the card checked against the model's own inputs and outputs."""
+    """The manifest but for the engine, the card checked against the model's own inputs and outputs."""
     _known(card, "inputs", card.inputs, source.inputs)
     _known(card, "outputs", card.outputs, source.outputs)
     inputs = tuple(_input(card, spec) for spec in source.inputs)
@@ -151,7 +153,8 @@ def _known(card: Card, field: str, names: Iterable[str], specs: list[TensorSpec]
             near = difflib.get_close_matches(name, own, n=1)
             hint = f"perhaps you mean {near[0]}; " if near else ""
             raise CompileError(
-                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: {', '.join(own)}."
+                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: "
+                f"{', '.join(own)}."
             )
 
 
@@ -169,8 +172,8 @@ def _input(card: Card, spec: TensorSpec) -> InputSpec:
         channels = spec.shape[3] if len(spec.shape) == 4 else 1
         if len(spec.shape) not in (3, 4) or channels not in (1, 3) or spec.dtype == "string":
             raise CompileError(
-                f"{where}: kind: image needs numbers of shape [any, height, width, 1 or 3]; the model takes {spec.dtype} "
-                f"{_shape(spec)}. Leave this input out of the card, or choose another kind."
+                f"{where}: kind: image needs numbers of shape [any, height, width, 1 or 3]; the model takes "
+                f"{spec.dtype} {_shape(spec)}. Leave this input out of the card, or choose another kind."
             )
         color = color or ("rgb" if channels == 3 else "grayscale")
         if (color == "rgb") != (channels == 3):
@@ -181,7 +184,8 @@ def _input(card: Card, spec: TensorSpec) -> InputSpec:
     if told.kind == "columns" and (len(spec.shape) != 2 or spec.shape[1] != len(told.columns)):
         raise CompileError(
             f"{where}: columns: {len(told.columns)} names for shape {_shape(spec)}; the model takes "
-            f"{spec.shape[1] if len(spec.shape) == 2 else 'no single row of'} numbers. Name each column once, in its order."
+            f"{spec.shape[1] if len(spec.shape) == 2 else 'no single row of'} numbers. Name each column "
+            "once, in its order."
         )
     return InputSpec(**{**asdict(spec), **asdict(told), "color": color})
 
@@ -193,33 +197,45 @@ def _output(card: Card, spec: TensorSpec) -> OutputSpec:
     where = f"{card.path}: outputs.{spec.name}"
     if told.kind == "classes" and (len(spec.shape) != 2 or spec.shape[1] != len(told.labels)):
         has = f"{spec.shape[1]} classes" if len(spec.shape) == 2 else f"shape {_shape(spec)}"
-        raise CompileError(f"{where}: labels: {len(told.labels)} labels, but the model answers {has}. Write one label a class.")
+        raise CompileError(
+            f"{where}: labels: {len(told.labels)} labels, but the model answers {has}. Write one label a "
+            "class."
+        )
     if told.kind == "binary" and spec.shape[1:] not in ((), (1,)):
         raise CompileError(
-            f"{where}: kind: binary is one probability; the model answers {_shape(spec)}. Use kind: classes with one label "
-            "a class."
+            f"{where}: kind: binary is one probability; the model answers {_shape(spec)}. Use kind: classes "
+            "with one label a class."
         )
     return OutputSpec(**{**asdict(spec), **asdict(told)})
 
 
 def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
-    """The card's examples, each `expect` by output name; the name may be left out where the model has one output."""
+    """The card's examples, each `expect` by output name, which may be left out where there is only one."""
     known = {spec.name: spec for spec in outputs}
     for example in card.examples:
         where = f"{card.path}: example {example.name}: expect"
         expect: Any = example.expect
         if not isinstance(expect, dict):
             if len(outputs) > 1:
-                raise CompileError(f"{where}: the model has several outputs; write {{{', '.join(f'{o}: …' for o in known)}}}.")
+                raise CompileError(
+                    f"{where}: the model has several outputs; write "
+                    f"{{{', '.join(f'{o}: …' for o in known)}}}."
+                )
             expect = {outputs[0].name: expect}
         if not expect:
             raise CompileError(f"{where}: nothing is expected; name an output and its answer.")
         for name, value in expect.items():
             if name not in known:
-                raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")
+                raise CompileError(
+                    f"{where}: the model has no output {name}; its outputs: {', '.join(known)}."
+                )
             spec = known[name]
             if isinstance(value, str) and spec.dtype != "string" and value not in spec.labels:
-                labels = f"its labels: {', '.join(spec.labels)}" if spec.labels else "it has no labels; write a number"
+                labels = (
+                    f"its labels: {', '.join(spec.labels)}"
+                    if spec.labels
+                    else "it has no labels; write a number"
+                )
                 raise CompileError(f"{where}: {name} has no label {value!r}; {labels}.")
         yield Example(example.name, example.input, dict(expect), example.tolerance)
 
@@ -237,7 +253,7 @@ def source_hash(card: Card) -> str:
 
 
 def _normalise(folder: Path) -> None:
-    """Epoch time stamps and plain modes, so that an image layer of this folder depends on its content alone."""
+    """Epoch time stamps and plain modes: an image layer of this folder depends on its content alone."""
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     for path in sorted([*folder.rglob("*"), folder], reverse=True):

@@ -27,7 +27,9 @@ FREE_SIZES = (16, 24)
 def to_litert(source: Source, path: Path) -> None:
     """Write a .tflite file with LiteRT's own operators only: the server's engine knows no others."""
     tf = import_tensorflow()
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved_model), signature_keys=[source.signature])
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(source.saved_model), signature_keys=[source.signature]
+    )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.experimental_enable_resource_variables = True
     path.write_bytes(converter.convert())
@@ -50,25 +52,29 @@ def to_onnx(source: Source, path: Path) -> None:
         return function(**dict(zip(names, tensors, strict=True)))
 
     signature = [tf.TensorSpec(arguments[name].shape, arguments[name].dtype, name) for name in names]
-    tf2onnx.convert.from_function(tf.function(serve, input_signature=signature), signature, output_path=str(path))
+    tf2onnx.convert.from_function(
+        tf.function(serve, input_signature=signature), signature, output_path=str(path)
+    )
 
 
 def _number_nodes(node: Any) -> None:
-    """Make tf2onnx deterministic: it walks over sets of nodes, which Python orders by their address in memory."""
+    """Make tf2onnx deterministic: it walks over sets of nodes, which Python orders by address."""
     if "__hash__" not in vars(node):
         create, count = node.__init__, itertools.count()
 
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        def numbered(self: Any, *args: Any, **kwargs: Any) -> None:
             self._number = next(count)
             create(self, *args, **kwargs)
 
-        node.__init__ = __init__
+        node.__init__ = numbered
         node.__hash__ = lambda self: self._number
 
 
 def to_tensorflow(source: Source, path: Path) -> None:
     """Write a SavedModel folder, without the fingerprint: that holds a random id."""
-    shutil.copytree(source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb"))
+    shutil.copytree(
+        source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb")
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ CANDIDATES = (
 
 
 def reason(error: BaseException) -> str:
-    """The line of an engine's or converter's error that says why, without its locations; at most 160 characters."""
+    """The line of an engine's or converter's error that says why; at most 160 characters."""
     text = str(error.__cause__ or error).strip() or type(error).__name__
     telling = re.search(r"'tf\.\w+' op .*|(?:Flex|Custom) ops:.*|.*(?:not supported|unsupported).*", text)
     line = (telling[0] if telling else text).strip().splitlines()[0]
@@ -120,9 +126,13 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
         try:
             answer = source.call(tensors)
         except Exception as error:
-            raise CompileError(f"example {name}: the model itself refuses this input ({reason(error)}).") from None
+            raise CompileError(
+                f"example {name}: the model itself refuses this input ({reason(error)})."
+            ) from None
         if not _finite(answer):
-            raise CompileError(f"example {name}: the model itself answers NaN or infinity. Its weights are broken.")
+            raise CompileError(
+                f"example {name}: the model itself answers NaN or infinity. Its weights are broken."
+            )
         probes.append(Probe(f"example {name}", tensors, answer))
     rng = np.random.default_rng(0)
     failures: list[str] = []
@@ -144,9 +154,9 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
                 failures.append(f"{name}: NaN or infinity")
     if not left:
         raise CompileError(
-            f"the model itself gives no usable answer to several random rows ({failures[-1]}), so no engine could be "
-            "compared with it. If it takes only certain input, give examples in the card; if its batch size is fixed, build "
-            "it with a free one (None); if it answers NaN, its weights are broken."
+            f"the model itself gives no usable answer to several random rows ({failures[-1]}), so no engine "
+            "could be compared with it. If it takes only certain input, give examples in the card; if its "
+            "batch size is fixed, build it with a free one (None); if it answers NaN, its weights are broken."
         )
     return probes
 
@@ -155,15 +165,15 @@ def _check_batch(answer: Tensors, batch: int) -> None:
     for name, value in answer.items():
         if value.ndim == 0 or value.shape[0] != batch:
             raise CompileError(
-                f"output {name}: {batch} rows in, shape {list(value.shape)} out. A served model answers each row by itself: "
-                "its outputs begin with the batch axis."
+                f"output {name}: {batch} rows in, shape {list(value.shape)} out. A served model answers each "
+                "row by itself: its outputs begin with the batch axis."
             )
 
 
 def _random(
     rng: np.random.Generator, spec: InputSpec, batch: int, free: int, examples: dict[str, Tensors]
 ) -> np.ndarray:
-    """Input of the kind the model will meet: pixels in the card's range, numbers and words like the examples'."""
+    """Input of the kind the model will meet: pixels in the card's range, or like the examples'."""
     samples = [tensors[spec.name] for tensors in examples.values()]
     like = samples[0].shape if samples else spec.shape
     shape = [batch]
@@ -194,8 +204,9 @@ def _finite(answer: Tensors) -> bool:
 def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]) -> float:
     """The largest difference between the engine's answers and the model's own.
 
-    Raises EngineError where the engine refuses a probe, or answers in another shape, with NaN, or further off than
-    1e-4 of one plus the output's largest value (half-precision outputs: four steps of their precision; integers: 0).
+    Raises EngineError where the engine refuses a probe, or answers in another shape, with NaN, or further off
+    than 1e-4 of one plus the output's largest value (half-precision outputs: four steps of their precision;
+    integers: 0).
     """
     largest = 0.0
     for probe in probes:
@@ -203,14 +214,18 @@ def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]
         for spec in outputs:
             ours, theirs = answer[spec.name], probe.answer[spec.name]
             if ours.shape != theirs.shape:
-                raise EngineError(f"{probe.name}: {spec.name} has shape {list(ours.shape)}, not {list(theirs.shape)}")
+                raise EngineError(
+                    f"{probe.name}: {spec.name} has shape {list(ours.shape)}, not {list(theirs.shape)}"
+                )
             if theirs.dtype.kind not in "fiu":
                 if not np.array_equal(ours, theirs):
                     raise EngineError(f"{probe.name}: {spec.name} differs from the model's answer")
                 continue
             wide, own = ours.astype(np.float64), theirs.astype(np.float64)
             if not np.isfinite(wide).all():
-                raise EngineError(f"{probe.name}: {spec.name} is NaN or infinite where the model's answer is not")
+                raise EngineError(
+                    f"{probe.name}: {spec.name} is NaN or infinite where the model's answer is not"
+                )
             difference = float(np.abs(wide - own).max(initial=0.0))
             unit = max(TOLERANCE, 4 * float(np.finfo(theirs.dtype).eps)) if theirs.dtype.kind == "f" else 0.0
             if difference > unit * (1 + float(np.abs(own).max(initial=0.0))):

@@ -1,7 +1,7 @@
 """Loads a model of any format Keras ever wrote and brings it into one form: a SavedModel with one signature.
 
-Loading is untrusted work. It is meant to run in a container without a network, and even there code that came inside a
-file runs only where the card says so (allow_lambda, custom_objects).
+Loading is untrusted work. It is meant to run in a container without a network, and even there code that came
+inside a file runs only where the card says so (allow_lambda, custom_objects).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SIGNATURE = "serving_default"
 class Source:
     """A loaded model.
 
-    `call` is the model's own answer, by Keras or by the SavedModel's signature; `saved_model` is the folder that
-    every engine's file is made from. The specs' kind is "tensor".
+    `call` is the model's own answer, by Keras or by the SavedModel's signature; `saved_model` is the folder
+    that every engine's file is made from. The specs' kind is "tensor".
     """
 
     format: str
@@ -70,9 +70,9 @@ class _Architecture:
 
 
 def _load_keras(card: Card, folder: Path) -> Source:
-    import_tensorflow()
     architecture = _read_architecture(card.model)
     _refuse_unsafe(card, architecture.config)
+    import_tensorflow()
     # Keras 3 reads many Keras 2 files, but only tf_keras *is* Keras 2: each file goes to its own Keras first.
     frameworks = ["keras", "tf_keras"] if architecture.is_keras_3 else ["tf_keras", "keras"]
     errors = []
@@ -105,16 +105,21 @@ def _read_architecture(path: Path) -> _Architecture:
                 config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "")
             if config is None:
                 raise CompileError(
-                    f"{path}: holds weights only. Save the whole model (model.save), or put its architecture beside it "
-                    "as model.json (model.to_json()) and name this file in the card's field weights."
+                    f"{path}: holds weights only. Save the whole model (model.save), or put its architecture "
+                    "beside it as model.json (model.to_json()) and name this file in the card's field "
+                    "weights."
                 )
             return _Architecture("h5", json.loads(config), _string(version))
         if path.suffix == ".json":
             config = json.loads(path.read_text(encoding="utf-8"))
             return _Architecture("json+h5", config, str(config.get("keras_version", "")))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise CompileError(f"{path}: damaged or not a Keras model ({_brief(error)}). Save it again.") from None
-    raise CompileError(f"{path}: neither HDF5 nor a Keras archive, whatever its name says. Save it again with model.save.")
+        raise CompileError(
+            f"{path}: damaged or not a Keras model ({_brief(error)}). Save it again."
+        ) from None
+    raise CompileError(
+        f"{path}: neither HDF5 nor a Keras archive, whatever its name says. Save it again with model.save."
+    )
 
 
 def _load_with(framework: ModuleType, card: Card, architecture: _Architecture) -> Any:
@@ -199,37 +204,54 @@ def _refuse_unsafe(card: Card, config: Any) -> None:
     for item in _objects(config):
         if item["class_name"] in ("Lambda", "__lambda__") and not card.allow_lambda:
             raise CompileError(
-                f"{card.model}: layer {_layer_name(item)} is a Lambda: Python code that came inside the file. "
-                f"If you trust the file, set allow_lambda: true in {card.path}; better, write a Layer class."
+                f"{card.model}: layer {_layer_name(item)} is a Lambda: Python code that came inside the "
+                f"file. If you trust the file, set allow_lambda: true in {card.path}; better, write a Layer "
+                "class."
             )
         if isinstance(item["config"], dict) and item["config"].get("stateful") is True:
             raise CompileError(
-                f"{card.model}: layer {_layer_name(item)} ({item['class_name']}) is stateful: one client's request would "
-                "change the next one's answer. Build the model with stateful=False."
+                f"{card.model}: layer {_layer_name(item)} ({item['class_name']}) is stateful: one client's "
+                "request would change the next one's answer. Build the model with stateful=False."
             )
 
 
 def _load_error(card: Card, architecture: _Architecture, error: Exception) -> CompileError:
-    layers = {name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)}
+    layers = {
+        name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)
+    }
     known = layers | {"Sequential", "Functional", "Model"}
     defined = set(_custom_objects(card))
     for item in _objects(architecture.config):
         name, module = str(item["class_name"]), item.get("module")
-        foreign = not str(module).startswith("keras") if module else item.get("registered_name") or name not in known
+        foreign = (
+            not str(module).startswith("keras")
+            if module
+            else item.get("registered_name") or name not in known
+        )
         is_layer = isinstance(item["config"], dict) and "name" in item["config"]
         if foreign and is_layer and name not in known | defined:
-            where = f"{card.custom_objects.name} does not define it" if card.custom_objects else "it is not Keras's own"
+            where = (
+                f"{card.custom_objects.name} does not define it"
+                if card.custom_objects
+                else "it is not Keras's own"
+            )
             return CompileError(
-                f"{card.model}: layer {_layer_name(item)} is of class {name}, and {where}. Put the class into a file "
-                f"beside the model and name it in {card.path}, field custom_objects (for example: layers.py)."
+                f"{card.model}: layer {_layer_name(item)} is of class {name}, and {where}. Put the class "
+                f"into a file beside the model and name it in {card.path}, field custom_objects (for "
+                "example: layers.py)."
             )
     text = str(error)
     remedy = "Save it again with the Keras that trained it."
-    if re.search(r"[Uu]nknown (activation|layer|object|initializer|regularizer|constraint)|[Cc]ould not locate", text):
+    if re.search(
+        r"[Uu]nknown (activation|layer|object|initializer|regularizer|constraint)|[Cc]ould not locate", text
+    ):
         remedy = f"If it uses code of your own, name its file in {card.path}, field custom_objects."
     elif architecture.format == "json+h5":
-        remedy = f"Check that {card.weights.name if card.weights else 'its weights file'} belongs to {card.model.name}."
-    return CompileError(f"{card.model}: Keras does not load it ({type(error).__name__}: {_brief(error)}). {remedy}")
+        weights = card.weights.name if card.weights else "its weights file"
+        remedy = f"Check that {weights} belongs to {card.model.name}."
+    return CompileError(
+        f"{card.model}: Keras does not load it ({type(error).__name__}: {_brief(error)}). {remedy}"
+    )
 
 
 def _brief(error: BaseException) -> str:
@@ -247,12 +269,16 @@ def _string(value: Any) -> str:
 
 
 def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -> Source:
-    """Write `model` as a SavedModel whose signature has one plain argument per input and a dict as its result."""
+    """Write `model` as a SavedModel whose signature has an argument per input and a dict as its result."""
     tf = import_tensorflow()
     if not getattr(model, "inputs", None):
         model = _functional(framework, model)
     keras3 = framework.__name__ == "keras"
-    struct = model._inputs_struct if keras3 and hasattr(model, "_inputs_struct") else getattr(model, "_nested_inputs", None)
+    struct = (
+        model._inputs_struct
+        if keras3 and hasattr(model, "_inputs_struct")
+        else getattr(model, "_nested_inputs", None)
+    )
     several = len(model.inputs) > 1
 
     def call(*tensors: Any) -> list[Any]:
@@ -269,7 +295,9 @@ def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -
         return {spec.engine_name: value for spec, value in zip(outputs, call(*tensors), strict=True)}
 
     signature = [
-        tf.TensorSpec([None, *(None if size < 0 else size for size in spec.shape[1:])], spec.dtype, spec.engine_name)
+        tf.TensorSpec(
+            [None, *(None if size < 0 else size for size in spec.shape[1:])], spec.dtype, spec.engine_name
+        )
         for spec in inputs
     ]
     archive = framework.export.ExportArchive()
@@ -286,11 +314,13 @@ def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -
 
 def _functional(framework: ModuleType, model: Any) -> Any:
     """A model without declared inputs (a subclass) as a functional one, from the shape it was built with."""
-    shape = (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
+    shape = (
+        (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
+    )
     if not shape or not all(size is None or isinstance(size, int) for size in shape):
         raise CompileError(
-            f"The model {model.name} has no declared input. Save it after it was called once on one tensor, or build it "
-            "with keras.Input."
+            f"The model {model.name} has no declared input. Save it after it was called once on one tensor, "
+            "or build it with keras.Input."
         )
     tensor = framework.Input(batch_shape=(None, *shape[1:]), name="input")
     return framework.Model(tensor, model(tensor))
@@ -310,12 +340,14 @@ def _output_names(model: Any) -> list[str]:
 
 
 def _specs(names: list[str], tensors: list[Any]) -> list[TensorSpec]:
-    """Specs under the model's own names; doubles get a number, and engines get names that are Python identifiers."""
+    """Specs under the model's own names, doubles numbered; engines get names that are identifiers."""
     specs: list[TensorSpec] = []
     for name, tensor in zip(names, tensors, strict=True):
         name = _unique(name, {spec.name for spec in specs})
         engine_name = re.sub(r"\W", "_", name, flags=re.ASCII)
-        engine_name = _unique(f"_{engine_name}" if engine_name[:1].isdigit() else engine_name, {s.engine_name for s in specs})
+        engine_name = _unique(
+            f"_{engine_name}" if engine_name[:1].isdigit() else engine_name, {s.engine_name for s in specs}
+        )
         specs.append(TensorSpec(name, _dtype(tensor.dtype), _shape(tensor), engine_name, "tensor"))
     return specs
 
@@ -353,7 +385,9 @@ def _load_saved_model(folder: Path) -> Source:
         name = names[0]
     else:
         found = f"only {', '.join(names)}" if names else "none"
-        raise CompileError(f"{folder}: no signature {SIGNATURE} ({found}). Export the model again with that signature.")
+        raise CompileError(
+            f"{folder}: no signature {SIGNATURE} ({found}). Export the model again with that signature."
+        )
     function = loaded.signatures[name]
     arguments = function.structured_input_signature[1]
     results = function.structured_outputs

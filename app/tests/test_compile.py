@@ -1,0 +1,515 @@
+"""The compiler: every format, the right engine, nothing served that was not proven right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from keras import layers
+from model_server.bundle import Manifest, read_manifest
+from model_server.card import CardError
+from model_server.compile import CompileError, build
+from model_server.compile.build import Report, compile_model
+from model_server.compile.convert import CANDIDATES, to_onnx
+from model_server.compile.sources import Source
+from model_server.engines import load_engine
+
+APP = Path(__file__).parents[1]
+
+TWICE = """
+import keras
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return x * 2
+"""
+
+
+class Twice(layers.Layer):
+    """What TWICE defines, for saving."""
+
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty model folder named m."""
+    path = tmp_path / "models" / "m"
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tmp_path / "bundle"
+
+
+def dense(*more: layers.Layer, size: int = 4, **options: Any) -> keras.Sequential:
+    return keras.Sequential([keras.Input((size,), name="x", **options), *more, layers.Dense(2, name="y")])
+
+
+def served(folder: Path, bundle: Path) -> tuple[Report, Manifest, Callable[..., dict[str, np.ndarray]]]:
+    """Compile, and load what the server would load."""
+    report = compile_model(folder, bundle)
+    manifest = read_manifest(bundle / folder.name)
+    return report, manifest, load_engine(manifest, bundle / folder.name).run
+
+
+def refusal(folder: Path, bundle: Path) -> str:
+    """The error; the bundle has to stay as it was."""
+    before = sorted(bundle.rglob("*"))
+    with pytest.raises((CompileError, CardError)) as error:
+        compile_model(folder, bundle)
+    assert sorted(bundle.rglob("*")) == before
+    return str(error.value)
+
+
+def card(folder: Path, text: str) -> None:
+    (folder / "model.yml").write_text(text)
+
+
+# ---------------------------------------------------------------- formats
+
+
+def save_keras3(folder: Path, model: keras.Model) -> None:
+    model.save(folder / "m.keras")
+
+
+def save_h5(folder: Path, model: keras.Model) -> None:
+    model.save(folder / "m.hdf5")
+
+
+def save_json(folder: Path, model: keras.Model) -> None:
+    (folder / "m.json").write_text(model.to_json())
+    model.save_weights(folder / "m.weights.h5")
+
+
+def save_saved_model(folder: Path, model: keras.Model) -> None:
+    model.export(folder / "exported", verbose=False)
+
+
+def save_misnamed(folder: Path, model: keras.Model) -> None:
+    model.save(folder / "m.keras")
+    (folder / "m.keras").rename(folder / "m.h5")
+
+
+@pytest.mark.parametrize(
+    ("save", "source_format"),
+    [
+        (save_keras3, "keras"),
+        (save_h5, "h5"),
+        (save_json, "json+h5"),
+        (save_saved_model, "saved_model"),
+        (save_misnamed, "keras"),
+    ],
+)
+def test_keras_3_in_every_format(
+    folder: Path, bundle: Path, save: Callable[[Path, keras.Model], None], source_format: str
+) -> None:
+    model = dense(layers.Dense(3, activation="tanh"))
+    save(folder, model)
+    report, manifest, run = served(folder, bundle)
+    assert (report.source_format, report.engine, manifest.inputs[0].name) == (source_format, "LiteRT", "x")
+    x = np.random.default_rng(1).normal(size=(5, 4)).astype("float32")
+    (answer,) = run({"x": x}).values()
+    np.testing.assert_allclose(answer, model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras", "folder"])
+def test_keras_2_in_every_format(folder: Path, bundle: Path, suffix: str) -> None:
+    stack = tf_keras.layers
+    picture = tf_keras.Input((6, 6, 1), name="picture")
+    model = tf_keras.Model(picture, stack.Dense(2, name="y")(stack.Flatten()(stack.Conv2D(3, 3)(picture))))
+    model.save(folder / f"m.{suffix}", **({"save_format": "tf"} if suffix == "folder" else {}))
+    report, manifest, run = served(folder, bundle)
+    assert (report.engine, manifest.inputs[0].name, manifest.outputs[0].name) == ("LiteRT", "picture", "y")
+    x = np.random.default_rng(1).normal(size=(2, 6, 6, 1)).astype("float32")
+    np.testing.assert_allclose(run({"picture": x})["y"], model(x), atol=1e-5)
+
+
+def test_a_whole_h5_of_keras_2_0(folder: Path, bundle: Path) -> None:
+    """The bare-list form again, now inside an .h5, as Keras 2.0 to 2.2.2 wrote it."""
+    config = {
+        "units": 2,
+        "name": "dense_1",
+        "batch_input_shape": [None, 2],
+        "activation": "linear",
+        "use_bias": True,
+    }
+    kernel = np.array([[1, 2], [3, 4]], "float32")
+    with h5py.File(folder / "old.h5", "w") as file:
+        architecture = {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": config}]}
+        file.attrs["model_config"] = json.dumps(architecture).encode()
+        file.attrs["keras_version"] = b"2.0.4"
+        weights = file.create_group("model_weights")
+        weights.attrs.update(
+            {"layer_names": [b"dense_1"], "backend": b"tensorflow", "keras_version": b"2.0.4"}
+        )
+        layer = weights.create_group("dense_1")
+        layer.attrs["weight_names"] = [b"dense_1/kernel:0", b"dense_1/bias:0"]
+        layer["dense_1/kernel:0"], layer["dense_1/bias:0"] = kernel, np.zeros(2, "float32")
+    report, _, run = served(folder, bundle)
+    assert report.source_format == "h5"
+    np.testing.assert_allclose(run({"dense_1_input": np.eye(2, dtype="float32")})["dense_1"], kernel)
+
+
+def test_several_inputs_and_outputs_keep_their_names(folder: Path, bundle: Path) -> None:
+    a, b = keras.Input((3,), name="a-1"), keras.Input((2,), name="b")
+    total = layers.Dense(1, name="total")(layers.Concatenate()([a, b]))
+    model = keras.Model({"a-1": a, "b": b}, {"total": total, "a+1": layers.Dense(2, name="other")(a)})
+    model.save(folder / "m.keras")
+    _, manifest, run = served(folder, bundle)
+    assert {spec.name: spec.shape for spec in manifest.inputs} == {"a-1": (-1, 3), "b": (-1, 2)}
+    inputs = {"a-1": np.ones((2, 3), "float32"), "b": np.ones((2, 2), "float32")}
+    own, given = model(inputs), run(inputs)
+    assert set(given) == {"total", "a+1"}
+    for name in own:
+        np.testing.assert_allclose(given[name], own[name], atol=1e-5)
+
+
+# ---------------------------------------------------------------- engines
+
+
+def test_recurrent_layers_go_to_onnx_runtime_in_any_length(folder: Path, bundle: Path) -> None:
+    model = keras.Sequential([keras.Input((None, 3), name="x"), layers.LSTM(4), layers.Dense(1, name="y")])
+    model.save(folder / "m.keras")
+    report, manifest, run = served(folder, bundle)
+    assert report.engine == "ONNX Runtime" and manifest.inputs[0].shape == (-1, -1, 3)
+    assert report.refused[0].startswith("LiteRT: ") and "TensorList" in report.refused[0]
+    x = np.random.default_rng(1).normal(size=(3, 11, 3)).astype("float32")
+    np.testing.assert_allclose(run({"x": x})["y"], model(x), atol=1e-5)
+
+
+def test_strings_go_to_tensorflow(folder: Path, bundle: Path) -> None:
+    lookup = layers.StringLookup(vocabulary=["cat", "dog"])
+    text = keras.Input((1,), dtype="string", name="word")
+    keras.Model(text, layers.Flatten(name="y")(layers.Embedding(3, 2)(lookup(text)))).save(folder / "m.keras")
+    report, manifest, run = served(folder, bundle)
+    assert (report.engine, manifest.inputs[0].dtype, len(report.refused)) == ("TensorFlow", "string", 2)
+    dog, cat, again = run({"word": np.array([[b"dog"], [b"cat"], [b"dog"]], dtype=object)})["y"]
+    assert (dog == again).all() and (dog != cat).any()
+
+
+def wrong_weights(source: Source, path: Path) -> None:
+    path.write_bytes(keras_tflite(dense()))
+
+
+def nan_weights(source: Source, path: Path) -> None:
+    model = dense()
+    model.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
+    path.write_bytes(keras_tflite(model))
+
+
+def keras_tflite(model: keras.Model) -> bytes:
+    """The model under the converter's own tensor names, which the test has the engine ignore."""
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+@pytest.mark.parametrize(("convert", "why"), [(wrong_weights, "is off by"), (nan_weights, "NaN")])
+def test_a_conversion_that_answers_otherwise_is_refused(
+    folder: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    convert: Callable[[Source, Path], None],
+    why: str,
+) -> None:
+    dense().save(folder / "m.keras")
+    monkeypatch.setattr(build, "CANDIDATES", (replace(CANDIDATES[0], convert=convert), *CANDIDATES[1:]))
+    monkeypatch.setattr(
+        "model_server.engines._indices",
+        lambda specs, details: [
+            (spec.name, detail["index"]) for spec, detail in zip(specs, details.values(), strict=True)
+        ],
+    )
+    report, manifest, _ = served(folder, bundle)
+    assert manifest.engine == "onnx" and why in report.refused[0]
+    assert sorted(path.name for path in (bundle / "m").iterdir()) == ["manifest.json", "model.onnx"]
+
+
+def test_a_conversion_with_a_fixed_batch_is_refused(
+    folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense().save(folder / "m.keras")
+
+    def fixed(source: Source, path: Path) -> None:
+        import onnx
+
+        to_onnx(source, path)
+        model = onnx.load(path)
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(model, path)
+
+    monkeypatch.setattr(build, "CANDIDATES", (replace(CANDIDATES[1], convert=fixed), CANDIDATES[2]))
+    report, manifest, _ = served(folder, bundle)
+    assert manifest.engine == "tensorflow"
+    assert report.refused[0].startswith("ONNX Runtime: ")
+
+
+def test_when_no_engine_answers_right_every_reason_is_told(
+    folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense().save(folder / "m.keras")
+
+    def broken(source: Source, path: Path) -> None:
+        raise RuntimeError("no such operator: Frobnicate")
+
+    monkeypatch.setattr(
+        build, "CANDIDATES", tuple(replace(candidate, convert=broken) for candidate in CANDIDATES)
+    )
+    told = refusal(folder, bundle)
+    assert all(
+        f"{name}: no such operator: Frobnicate" in told for name in ("LiteRT", "ONNX Runtime", "TensorFlow")
+    )
+
+
+def test_a_model_that_answers_nan_is_refused(folder: Path, bundle: Path) -> None:
+    model = dense()
+    model.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
+    model.save(folder / "m.keras")
+    assert "NaN" in refusal(folder, bundle)
+    card(folder, "examples: [{input: [1, 2, 3, 4], expect: [1, 2]}]")
+    assert "example 1: the model itself answers NaN" in refusal(folder, bundle)
+
+
+def test_an_output_without_a_batch_axis_is_refused(folder: Path, bundle: Path) -> None:
+    x = keras.Input((3,))
+    keras.Model(x, keras.ops.sum(x)).save(folder / "m.keras")
+    assert "batch axis" in refusal(folder, bundle)
+
+
+# ---------------------------------------------------------------- code inside files
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_lambda_runs_only_where_the_card_allows_it(folder: Path, bundle: Path, suffix: str) -> None:
+    dense(layers.Lambda(lambda x: x * 3, name="triple")).save(folder / f"m.{suffix}")
+    told = refusal(folder, bundle)
+    assert "layer triple is a Lambda" in told and "allow_lambda: true" in told and "model.yml" in told
+    card(folder, "allow_lambda: true")
+    assert served(folder, bundle)[0].engine == "LiteRT"
+
+
+def test_a_lambda_in_an_old_h5_never_runs_unasked(folder: Path, bundle: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    code = f"lambda x: [open({str(marker)!r}, 'w'), x][1]"
+    model = tf_keras.Sequential([tf_keras.Input((2,)), tf_keras.layers.Lambda(eval(code), name="sly")])
+    model.save(folder / "m.h5")
+    marker.unlink()
+    assert "layer sly is a Lambda" in refusal(folder, bundle)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_custom_layer_needs_its_file(folder: Path, bundle: Path, suffix: str) -> None:
+    model = dense(Twice(name="my_twice"))
+    model.save(folder / f"m.{suffix}")
+    told = refusal(folder, bundle)
+    assert "layer my_twice is of class Twice" in told and "custom_objects" in told and "model.yml" in told
+    (folder / "layers.py").write_text("class Thrice: pass")
+    card(folder, "custom_objects: layers.py")
+    assert "layers.py does not define it" in refusal(folder, bundle)
+    (folder / "layers.py").write_text("import nonsense")
+    assert "importing layers.py failed (ModuleNotFoundError: No module named 'nonsense')" in refusal(
+        folder, bundle
+    )
+    (folder / "layers.py").write_text(TWICE)
+    x = np.ones((1, 4), "float32")
+    np.testing.assert_allclose(served(folder, bundle)[2]({"x": x})["y"], model(x), atol=1e-5)
+
+
+def test_a_stateful_layer_is_refused(folder: Path, bundle: Path) -> None:
+    x = keras.Input(batch_shape=(1, 5, 4))
+    keras.Model(x, layers.LSTM(2, stateful=True, name="memory")(x)).save(folder / "m.keras")
+    assert "layer memory (LSTM) is stateful" in refusal(folder, bundle)
+
+
+# ---------------------------------------------------------------- broken files
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def scribbled(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3000:-2000] = bytes(1000)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        ("h5", half),
+        ("keras", half),
+        ("keras", scribbled),
+        ("h5", lambda path: path.write_bytes(b"")),
+        ("h5", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1")),
+    ],
+)
+def test_a_damaged_file_is_named(
+    folder: Path, bundle: Path, suffix: str, damage: Callable[[Path], object]
+) -> None:
+    path = folder / f"m.{suffix}"
+    dense().save(path)
+    compile_model(folder, bundle)
+    damage(path)
+    assert f"m.{suffix}: " in refusal(folder, bundle)
+
+
+def test_weights_alone_and_weights_of_another_model(folder: Path, bundle: Path) -> None:
+    dense(size=5).save_weights(folder / "m.weights.h5")
+    assert "weights only" in refusal(folder, bundle)
+    (folder / "m.json").write_text(dense().to_json())
+    assert "Check that m.weights.h5 belongs to m.json" in refusal(folder, bundle)
+
+
+def test_a_saved_model_without_a_signature(folder: Path, bundle: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(folder / "empty"))
+    assert "no signature serving_default" in refusal(folder, bundle)
+
+
+# ---------------------------------------------------------------- the card against the model
+
+PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("inputs: {z: {kind: tensor}}", ["inputs.z", "no such input", "its inputs: x"]),
+        ("outputs: {yy: {kind: binary}}", ["outputs.yy", "perhaps you mean y"]),
+        ("inputs: {x: {kind: image}}", ["inputs.x", "kind: image", "[any, 4]"]),
+        ("inputs: {x: {kind: columns, columns: [a, b]}}", ["inputs.x", "2 names", "4 numbers"]),
+        ("outputs: {y: {kind: classes, labels: [a, b, c]}}", ["outputs.y", "3 labels", "2 classes"]),
+        ("outputs: {y: {kind: binary}}", ["outputs.y", "binary", "[any, 2]", "kind: classes"]),
+        ("examples: [{input: [1, 2], expect: [0, 0]}]", ["example 1", "[batch, 4]"]),
+        ("examples: [{input: [1, 2, 3, 4], expect: {z: 1}}]", ["example 1", "no output z", "y"]),
+        ("examples: [{input: [1, 2, 3, 4], expect: cat}]", ["example 1", "no label 'cat'", "number"]),
+        (
+            "examples: [{name: four, input: [1, 2, 3, 4], expect: [99, 99]}]",
+            ["example four", "should be [99, 99]"],
+        ),
+    ],
+)
+def test_a_card_that_does_not_fit_the_model(folder: Path, bundle: Path, text: str, told: list[str]) -> None:
+    dense().save(folder / "m.keras")
+    card(folder, text)
+    message = refusal(folder, bundle)
+    assert str(folder / "model.yml") in message
+    assert [part for part in told if part not in message] == []
+
+
+def test_a_picture_of_the_wrong_color_is_refused(folder: Path, bundle: Path) -> None:
+    keras.Sequential([keras.Input((8, 8, 3), name="x"), layers.Flatten(name="y")]).save(folder / "m.keras")
+    card(folder, "inputs: {x: {kind: image, color: grayscale}}")
+    assert "write rgb" in refusal(folder, bundle)
+    card(folder, PICTURE)
+    assert read_manifest_of(folder, bundle).inputs[0].color == "rgb"
+
+
+def read_manifest_of(folder: Path, bundle: Path) -> Manifest:
+    compile_model(folder, bundle)
+    return read_manifest(bundle / folder.name)
+
+
+# ---------------------------------------------------------------- the bundle
+
+
+def tree(folder: Path) -> dict[str, tuple[str, int, float]]:
+    """Content, mode and time of every file."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+            path.stat().st_mode & 0o777,
+            path.stat().st_mtime,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(APP), *filter(None, sys.path)])
+    return subprocess.run(
+        [sys.executable, "-m", "model_server.compile", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "random"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(
+    folder: Path, tmp_path: Path
+) -> None:
+    models = folder.parent
+    keras.Sequential([keras.Input((4, 3), name="x"), layers.GRU(4), layers.Dense(2, name="y")]).save(
+        folder / "m.keras"
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = command(models, one)
+    assert done.returncode == 0, done.stderr
+    header, _, row, why = done.stdout.splitlines()
+    assert header.split() == ["model", "source", "engine", "size", "largest", "difference", "seconds"]
+    assert row.split()[:4] == ["m", "keras", "ONNX", "Runtime"] and why.startswith("m: not by LiteRT: ")
+    shutil.copytree(one / "m", two / "gone")
+    shutil.copytree(one / "m", two / "m")
+    (two / "m" / "left_over").touch()
+    assert command(models, two, "--model", "m").returncode == 0
+    assert (two / "gone").exists()
+    assert tree(one / "m") == tree(two / "m")
+    assert {mode for _, mode, _ in tree(one).values()} == {0o644, 0o755}
+    assert {time for _, _, time in tree(one).values()} == {0}
+    (folder / "m.keras").unlink()
+    refused = command(models, two)
+    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: no model here.")
+    assert (two / "m" / "manifest.json").exists()
+
+
+def test_the_command_tells_what_is_wrong_in_one_line(folder: Path, bundle: Path) -> None:
+    (folder / "m.h5").write_text("no model")
+    (folder.parent / "n").mkdir()
+    done = command(folder.parent, bundle)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [f"ERROR {folder.parent}/n: " + done.stderr.split("/n: ")[1].rstrip()]
+    done = command(folder.parent, bundle, "--model", "m")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        f"ERROR {folder}/m.h5: neither HDF5"
+    )
+    assert command(folder.parent, bundle, "--model", "x").stderr.endswith(
+        "there is no model x; the models: m, n.\n"
+    )
+    assert command(folder, bundle).returncode == 1
+
+
+def test_a_converter_that_aborts_is_an_error_with_the_models_name(folder: Path, bundle: Path) -> None:
+    dense(Twice()).save(folder / "m.keras")
+    card(folder, "custom_objects: layers.py")
+    (folder / "layers.py").write_text("import os\nos.abort()")
+    done = command(folder.parent, bundle)
+    assert done.returncode == 1 and f"ERROR {folder}: the compiling process died" in done.stderr
+
+
+def test_checking_a_bundle_names_the_rows_model_or_the_candidates(folder: Path, bundle: Path) -> None:
+    dense().save(folder / "m.keras")
+    compile_model(folder, bundle)
+    assert "go to m." in command("--check", bundle).stdout
+    shutil.copytree(bundle / "m", bundle / "n")
+    manifest = json.loads((bundle / "n" / "manifest.json").read_text())
+    (bundle / "n" / "manifest.json").write_text(json.dumps({**manifest, "name": "n"}))
+    done = command("--check", bundle)
+    assert done.returncode == 1 and "m, n" in done.stderr and "model_server_rows_model" in done.stderr
+    assert "go to n." in command("--check", bundle, "--rows-model", "n").stdout
