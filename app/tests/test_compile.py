@@ -382,6 +382,23 @@ def test_a_saved_model_without_a_signature(folder: Path, bundle: Path) -> None:
     assert "no signature serving_default" in refusal(folder, bundle)
 
 
+def test_a_saved_model_that_writes_files_is_refused_before_it_runs(folder: Path, bundle: Path) -> None:
+    target = str(folder / "written")
+
+    class Sly(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], name="x")])
+        def serve(self, x: Any) -> dict[str, Any]:
+            tf.io.write_file(target, "sly")
+            return {"y": x}
+
+    sly = Sly()
+    tf.saved_model.save(sly, str(folder / "sly"), signatures={"serving_default": sly.serve})
+    assert "the operator WriteFile" in refusal(folder, bundle)
+    assert not Path(target).exists()
+    (folder / "sly" / "saved_model.pb").write_bytes(b"junk")
+    assert "not a SavedModel" in refusal(folder, bundle)
+
+
 # ---------------------------------------------------------------- the card against the model
 
 PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"

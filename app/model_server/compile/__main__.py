@@ -8,6 +8,7 @@ import argparse
 import os
 import shutil
 import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -79,6 +80,11 @@ def _compile(models: Path, bundle: Path, only: str | None) -> int:
             reports.append(_isolated(folder, bundle))
         except (CardError, CompileError) as error:
             errors.append(str(error))
+        except Exception as error:  # nobody foresaw it: the trace is for us, the last line for the user
+            traceback.print_exc()
+            errors.append(
+                f"{folder}: {type(error).__name__}: {error}. A fault of the compiler; please report it."
+            )
     if only is None and not errors:
         for path in bundle.glob(f"*/{MANIFEST}"):
             if path.parent.name not in names:

@@ -372,8 +372,42 @@ def _dtype(dtype: Any) -> str:
 # ---------------------------------------------------------------- SavedModel folders
 
 
+# Operators that run Python or touch files: no answer needs them, and a SavedModel may run them at loading.
+UNSAFE = re.compile(
+    r"(Eager)?PyFunc\w*|(Read|Write)File|MatchingFiles|(Save|Load)Dataset\w*|Save(Slices)?|PrintV2"
+)
+
+
+def _refuse_unsafe_operators(folder: Path) -> None:
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    model = SavedModel()
+    binary = folder / "saved_model.pb"
+    try:
+        if binary.exists():
+            model.ParseFromString(binary.read_bytes())
+        else:
+            text_format.Parse((folder / "saved_model.pbtxt").read_text(encoding="utf-8"), model)
+    except Exception as error:  # protobuf's DecodeError and ParseError share no base
+        raise CompileError(
+            f"{folder}: damaged or not a SavedModel ({_brief(error)}). Export it again."
+        ) from None
+    for graph in (meta.graph_def for meta in model.meta_graphs):
+        for node in (
+            *graph.node,
+            *(node for function in graph.library.function for node in function.node_def),
+        ):
+            if UNSAFE.fullmatch(node.op):
+                raise CompileError(
+                    f"{folder}: the operator {node.op} ({node.name}) runs code or touches files. Export the "
+                    "model without it."
+                )
+
+
 def _load_saved_model(folder: Path) -> Source:
     tf = import_tensorflow()
+    _refuse_unsafe_operators(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:
