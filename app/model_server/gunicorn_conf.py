@@ -23,7 +23,7 @@ preload_app = True
 
 # Longer than nginx keeps an idle connection to us: a side that closes while the other sends loses a request.
 keepalive = 75
-graceful_timeout = 30
+graceful_timeout = 25
 timeout = 120
 
 # The root file system is read-only.
