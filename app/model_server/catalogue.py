@@ -98,9 +98,8 @@ class Model:
         """Answer a batch: input name → array to output name → array."""
         rows = {array.shape[0] for array in tensors.values() if array.ndim}
         if len(rows) > 1:
-            raise InputError(
-                f"all inputs need the same number of rows; they have {', '.join(map(str, sorted(rows)))}"
-            )
+            counts = ", ".join(map(str, sorted(rows)))
+            raise InputError(f"all inputs need the same number of rows; they have {counts}")
         engine = self.engine
         # A long call leaves the loop free for the other clients; a short one costs less than the hop.
         run = _directly if self._seconds_a_row * max(rows, default=1) < INLINE_SECONDS else self._threads.run
@@ -108,9 +107,7 @@ class Model:
             outputs: Tensors = run(engine.run, tensors)
         except EngineError as error:
             log.warning("%s refused a call: %s", self.manifest.name, error)
-            raise InputError(
-                f"the model {self.manifest.name} cannot take this: {_first_line(error)}"
-            ) from error
+            raise InputError(f"{self.manifest.name} cannot take this: {_first_line(error)}") from error
         return outputs
 
     @property
@@ -124,14 +121,11 @@ class Model:
                     log.error("%s", error)
                     self._refused = error
             if self._engine is None:
-                raise Unavailable(
-                    f"the model {self.manifest.name} cannot be loaded: {_first_line(self._refused)}"
-                )
+                raise Unavailable(f"{self.manifest.name} cannot be loaded: {_first_line(self._refused)}")
             return self._engine
 
     def check(self, everything: bool = True) -> str | None:
-        """Ask the examples of the card, or only the first; None if each answer is right, else the first
-        reason.
+        """Ask the card's examples, or only the first; None if all answers are right, else the first reason.
 
         A model without examples is asked with zeros: it has to answer, whatever the answer.
         """

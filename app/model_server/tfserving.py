@@ -1,7 +1,6 @@
 """TensorFlow Serving's REST API, version 1: predict, classify, regress, status and metadata.
 
-https://www.tensorflow.org/tfx/serving/api_rest, and where that and TensorFlow Serving's source differ, its
-source.
+https://www.tensorflow.org/tfx/serving/api_rest, and its source code where the two differ.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from werkzeug.routing import BaseConverter
 from .bodies import json_response, read_json
 from .bundle import Manifest, OutputSpec, TensorSpec
 from .catalogue import Catalogue, Model, finite
-from .inputs import InputError, Tensors, nearest, to_tensor
+from .inputs import InputError, Tensors, to_tensor
 
 PATH = re.compile(
     r"v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
@@ -26,7 +25,6 @@ PATH = re.compile(
 )
 # What TensorFlow Serving's guide calls the version in production; here a model has one version.
 LABEL = "stable"
-METHODS = {"predict": "predict", "classify": "classify", "regress": "regress"}
 DTYPES = {
     "float16": "DT_HALF",
     "float32": "DT_FLOAT",
@@ -64,15 +62,11 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
                 "GET /v1/models/NAME or GET /v1/models/NAME/metadata."
             )
         if parts["label"] not in (None, LABEL):
-            raise InputError(
-                f"Unrecognized servable version label: {parts['label']}. The label here is {LABEL}."
-            )
+            raise InputError(f"Unrecognized servable version label: {parts['label']}; here it is {LABEL}")
         model = catalogue.get(parts["name"])
-        version = parts["version"] and str(int(parts["version"]))
+        version = parts["version"] and (parts["version"].lstrip("0") or "0")
         if model is None or version not in (None, model.manifest.version):
-            raise NotFound(
-                _missing(parts["name"], version, status=request.method == "GET" and not parts["metadata"])
-            )
+            raise NotFound(_missing(parts["name"], version, parts["verb"] or parts["metadata"]))
         if parts["verb"] is None:
             return json_response(_metadata(model.manifest) if parts["metadata"] else _status(model))
         verb = parts["verb"].lower()
@@ -86,20 +80,9 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
 def _predict(model: Model, body: dict[str, Any]) -> Response:
     rows = "instances" in body
     if rows and "inputs" in body:
-        raise InputError(
-            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
-        )
+        raise InputError("Not formatted correctly expecting only one of 'inputs' or 'instances' keys")
     if not rows and "inputs" not in body:
-        known = [key for key in body if key != "signature_name"]
-        hint = next(
-            (
-                f"; perhaps {key} should be one of them"
-                for key in known
-                if nearest(key, ["inputs", "instances"])
-            ),
-            "",
-        )
-        raise InputError(f"Missing 'inputs' or 'instances' key{hint}")
+        raise InputError(f"Missing 'inputs' or 'instances' key; the body has {_names(body)}")
     if not rows:
         outputs = model.from_tensors(_columns(model.manifest, body["inputs"]))
         return json_response({"outputs": _single(_written(outputs))}, tokens=not finite(outputs))
@@ -128,10 +111,7 @@ def _columns(manifest: Manifest, value: Any) -> Tensors:
         return {manifest.inputs[0].name: to_tensor(manifest.inputs[0], value)}
     for spec in manifest.inputs:
         if spec.name not in value:
-            hint = nearest(spec.name, list(value))
-            raise InputError(
-                f"Missing named input: {spec.name} in 'inputs' object{hint.replace('mean', 'mean it by')}"
-            )
+            raise InputError(f"Missing named input: {spec.name} in 'inputs' object; it has {_names(value)}")
     return {spec.name: to_tensor(spec, value[spec.name]) for spec in manifest.inputs}
 
 
@@ -163,7 +143,7 @@ def _classes(spec: OutputSpec, scores: np.ndarray) -> list[list[Any]]:
 
 
 def _one_number(spec: OutputSpec) -> bool:
-    return spec.kind != "classes" and spec.dtype != "string" and abs(int(np.prod(spec.shape[1:]))) == 1
+    return spec.kind != "classes" and spec.dtype != "string" and all(size == 1 for size in spec.shape[1:])
 
 
 def _check_signature(manifest: Manifest, body: dict[str, Any]) -> None:
@@ -176,19 +156,16 @@ def _check_signature(manifest: Manifest, body: dict[str, Any]) -> None:
 
 def _written(outputs: Tensors) -> dict[str, Any]:
     """Outputs as JSON has them: text as text, but as `{"b64": "…"}` where an output's name ends in _bytes."""
-    return {
-        name: _text(name, array) if array.dtype.kind in "OSU" else array for name, array in outputs.items()
-    }
+    text = {name: _text(name, array) for name, array in outputs.items() if array.dtype.kind in "OSU"}
+    return outputs | text
 
 
 def _text(name: str, array: np.ndarray) -> Any:
     def write(item: Any) -> Any:
         data = item if isinstance(item, bytes) else str(item).encode()
-        return (
-            {"b64": base64.b64encode(data).decode()}
-            if name.endswith("_bytes")
-            else data.decode(errors="replace")
-        )
+        if name.endswith("_bytes"):
+            return {"b64": base64.b64encode(data).decode()}
+        return data.decode(errors="replace")
 
     written = np.empty(array.size, dtype=object)
     written[:] = [write(item) for item in array.ravel()]
@@ -199,16 +176,16 @@ def _single(written: dict[str, Any]) -> Any:
     return next(iter(written.values())) if len(written) == 1 else written
 
 
-def _missing(name: str, version: str | None, status: bool) -> str:
-    if status:
-        return (
-            f"Could not find version {version} of model {name}"
-            if version
-            else f"Could not find any versions of model {name}"
-        )
-    return (
-        f"Servable not found for request: {f'Specific({name}, {version})' if version else f'Latest({name})'}"
-    )
+def _names(data: dict[str, Any]) -> str:
+    return ", ".join(list(data)[:10]) or "nothing"
+
+
+def _missing(name: str, version: str | None, asked: str | None) -> str:
+    """TensorFlow Serving's words where a prediction or metadata was asked, and where the status was."""
+    if asked:
+        servable = f"Specific({name}, {version})" if version else f"Latest({name})"
+        return f"Servable not found for request: {servable}"
+    return f"Could not find {f'version {version}' if version else 'any versions'} of model {name}"
 
 
 def _status(model: Model) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_a_model_without_examples_has_to_answer_zeros(serve: Callable[..., Flask
 
     response = serve((make_manifest([FLOATS], [LABEL]), refuse)).get("/readyz")
     assert response.status_code == 503
-    assert response.json["error"] == "not ready: made: the model made cannot take this: no kernel for this"
+    assert response.json["error"] == "not ready: made: made cannot take this: no kernel for this"
 
 
 def test_readiness_asks_again_each_time(serve: Callable[..., FlaskClient]) -> None:

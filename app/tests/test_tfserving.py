@@ -98,7 +98,7 @@ def test_tokens_for_what_is_not_finite(serve: Callable[..., FlaskClient]) -> Non
     ("body", "words"),
     [
         ({}, "Missing 'inputs' or 'instances' key"),
-        ({"instanses": [[1, 2]]}, "perhaps instanses"),
+        ({"instanses": [[1, 2]]}, "the body has instanses"),
         ({"instances": [[1, 2]], "inputs": [[1, 2]]}, "only one of"),
         ({"instances": []}, "No values in 'instances'"),
         ({"instances": 3}, "to be a list"),
@@ -159,6 +159,7 @@ def test_case_versions_and_labels(client: FlaskClient, path: str) -> None:
         ("GET", "/v1/models/nope", 404, "Could not find any versions of model nope"),
         ("GET", "/v1/models/xor/versions/2", 404, "Could not find version 2 of model xor"),
         ("GET", "/v1/models/nope/metadata", 404, "Latest(nope)"),
+        ("GET", f"/v1/models/xor/versions/{'9' * 5000}", 404, "Could not find version 9"),
         ("PUT", "/v1/models/xor:predict", 405, "does not take PUT"),
     ],
 )
