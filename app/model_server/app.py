@@ -76,9 +76,8 @@ def _answer_errors_in_json(app: Flask, settings: Settings) -> None:
     def internal_error(error: Exception) -> Response:
         request_id = request.environ.get(REQUEST_ID)
         log.exception("request %s failed", request_id)
-        return json_response(
-            {"error": f"the server failed on this request; its log says more at {request_id}"}, 500
-        )
+        text = f"the server failed on this request; its log says more at {request_id}"
+        return json_response({"error": text}, 500)
 
 
 def _set_headers(app: Flask, settings: Settings) -> None:
@@ -87,9 +86,8 @@ def _set_headers(app: Flask, settings: Settings) -> None:
     @app.before_request
     def take_request_id() -> None:
         given = request.headers.get("X-Request-ID", "")
-        request.environ[REQUEST_ID] = (
-            given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
-        )
+        usable = re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII)
+        request.environ[REQUEST_ID] = given if usable else uuid.uuid4().hex
 
     @app.after_request
     def add(response: Response) -> Response:

@@ -23,10 +23,9 @@ class MemoryRequest(Request):
 
 
 def read_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object, whatever its content type says. NaN, Infinity and -Infinity are read as
-    numbers.
+    """The body as a JSON object, whatever its content type says. Raises InputError.
 
-    Raises InputError.
+    NaN, Infinity and -Infinity are read as numbers.
     """
     body = _read(request)
     if not body:
@@ -51,7 +50,7 @@ def read_upload(request: Request) -> bytes:
     if upload is None:
         known = [*request.files, *request.form]
         found = f"; the form has {', '.join(known[:5])}" if known else ""
-        raise InputError(f"no picture in the form: send it as the field file or image{found}")
+        raise InputError(f"no picture in the form: send it as a file in the field file or image{found}")
     return upload.stream.read()
 
 
@@ -61,11 +60,9 @@ def is_upload(request: Request) -> bool:
 
 
 def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Response:
-    """Answer with JSON. Arrays become lists, floats keep a decimal point or an exponent and their shortest
-    digits.
+    """Answer with JSON; floats, also in arrays, have a decimal point or an exponent and their shortest digits.
 
-    What is not finite becomes null; with `tokens` it becomes NaN, Infinity or -Infinity, which is not strict
-    JSON.
+    What is not finite becomes null or, with `tokens`, NaN, Infinity or -Infinity, which strict JSON has not.
     """
     if tokens:
         body = json.dumps(payload, default=_plain).encode()
@@ -95,17 +92,15 @@ def _read_tokens(body: bytes, error: orjson.JSONDecodeError) -> Any:
     try:
         text = body.decode()
     except UnicodeDecodeError as wrong:
-        raise InputError(
-            f"the body is not UTF-8 text: byte {wrong.start} is {body[wrong.start]:#04x}"
-        ) from None
+        wrong_byte = f"byte {wrong.start} is {body[wrong.start]:#04x}"
+        raise InputError(f"the body is not UTF-8 text: {wrong_byte}") from None
     if "NaN" in text or "Infinity" in text:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             pass
-    raise InputError(
-        f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-    ) from None
+    where = f"line {error.lineno}, column {error.colno}"
+    raise InputError(f"the body is not JSON: {error.msg} ({where})") from None
 
 
 def _kind(data: Any) -> str:

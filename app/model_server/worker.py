@@ -17,9 +17,7 @@ LAST_REQUESTS_SECONDS = 2.0
 
 
 class Worker(GeventWorker):
-    """A gevent worker that shares itself out between its connections and stops when nothing is left to
-    answer.
-    """
+    """A gevent worker that divides its time among its connections and ends when nothing is left to answer."""
 
     def init_process(self) -> None:
         self._idle: dict[gevent.Greenlet, gevent.Timeout] = {}

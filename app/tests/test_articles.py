@@ -70,7 +70,7 @@ def test_wrong_rows(client: FlaskClient, data: dict[str, Any], words: str) -> No
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({}, "as the field file or image"),
+        ({}, "in the field file or image"),
         ({"picture": (io.BytesIO(SEVEN), "seven.png")}, "the form has picture"),
         ({"file": (io.BytesIO(b""), "empty.png")}, "the file is empty"),
         ({"file": (io.BytesIO(b"hello"), "hello.png")}, "not a picture"),
