@@ -60,7 +60,7 @@ def is_upload(request: Request) -> bool:
 
 
 def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Response:
-    """Answer with JSON; floats, also in arrays, have a decimal point or an exponent and their shortest digits.
+    """Answer with JSON; floats, arrays too, have a decimal point or an exponent and their shortest digits.
 
     What is not finite becomes null or, with `tokens`, NaN, Infinity or -Infinity, which strict JSON has not.
     """
