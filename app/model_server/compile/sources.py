@@ -73,19 +73,20 @@ def _load_keras(card: Card, folder: Path) -> Source:
     architecture = _read_architecture(card.model)
     _refuse_unsafe(card, architecture.config)
     import_tensorflow()
+    custom = _custom_objects(card)
     # Keras 3 reads many Keras 2 files, but only tf_keras *is* Keras 2: each file goes to its own Keras first.
     frameworks = ["keras", "tf_keras"] if architecture.is_keras_3 else ["tf_keras", "keras"]
     errors = []
     for name in frameworks:
         framework = importlib.import_module(name)
         try:
-            model = _load_with(framework, card, architecture)
+            model = _load_with(framework, card, architecture, custom)
             return _export(framework, model, architecture.format, folder)
         except CompileError:
             raise
         except Exception as error:  # whatever Keras raises, the other Keras may read the file
             errors.append(error)
-    raise _load_error(card, architecture, errors[0])
+    raise _load_error(card, architecture, set(custom), errors[0])
 
 
 def _read_architecture(path: Path) -> _Architecture:
@@ -122,8 +123,7 @@ def _read_architecture(path: Path) -> _Architecture:
     )
 
 
-def _load_with(framework: ModuleType, card: Card, architecture: _Architecture) -> Any:
-    custom = _custom_objects(card)
+def _load_with(framework: ModuleType, card: Card, architecture: _Architecture, custom: dict[str, Any]) -> Any:
     options: dict[str, Any] = {"custom_objects": custom, "compile": False, "safe_mode": not card.allow_lambda}
     if architecture.format != "json+h5":
         # Keras goes by the suffix; the file's first bytes tell the truth.
@@ -215,14 +215,13 @@ def _refuse_unsafe(card: Card, config: Any) -> None:
             )
 
 
-def _load_error(card: Card, architecture: _Architecture, error: Exception) -> CompileError:
+def _load_error(card: Card, architecture: _Architecture, defined: set[str], error: Exception) -> CompileError:
     layers = {
         name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)
     }
     known = layers | {"Sequential", "Functional", "Model"}
-    defined = set(_custom_objects(card))
     for item in _objects(architecture.config):
-        name, module = str(item["class_name"]), item.get("module")
+        name, module = str(item["class_name"]).split(">")[-1], item.get("module")
         foreign = (
             not str(module).startswith("keras")
             if module
