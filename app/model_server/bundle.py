@@ -108,9 +108,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}. Compile the model again.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{path}: not a manifest of this version ({error}). Compile the model again."
-        ) from None
+        raise BundleError(f"{path}: not a manifest of this version ({error}). Compile the model again.") from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -123,9 +121,7 @@ def read_bundle(folder: Path) -> list[Manifest]:
     """Every model of the bundle, ordered by name. Raises BundleError where there is none."""
     manifests = [read_manifest(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
     if not manifests:
-        raise BundleError(
-            f"{folder}: no model in this bundle. Run python -m model_server.compile models/ {folder}"
-        )
+        raise BundleError(f"{folder}: no model in this bundle. Run python -m model_server.compile models/ {folder}")
     return manifests
 
 
@@ -139,10 +135,7 @@ def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
     def takes_rows(manifest: Manifest, kinds: tuple[str, ...]) -> bool:
         inputs = manifest.inputs
         return (
-            len(inputs) == 1
-            and inputs[0].kind in kinds
-            and len(inputs[0].shape) == 2
-            and inputs[0].dtype != "string"
+            len(inputs) == 1 and inputs[0].kind in kinds and len(inputs[0].shape) == 2 and inputs[0].dtype != "string"
         )
 
     if wanted:
@@ -152,8 +145,7 @@ def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
                 return manifest
         names = ", ".join(manifest.name for manifest in able) or "none"
         raise BundleError(
-            f"The rows model {wanted} is not in the bundle or takes no single row of numbers; these do: "
-            f"{names}."
+            f"The rows model {wanted} is not in the bundle or takes no single row of numbers; these do: {names}."
         )
     able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor",))]
     if len(able) > 1:

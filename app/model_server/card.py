@@ -119,14 +119,10 @@ def load_card(folder: Path) -> Card:
         if key in fields:
             fields[key] = reader.file(fields[key], key)
     if "custom_objects" in fields and fields["custom_objects"].suffix != ".py":
-        raise reader.error(
-            "custom_objects", f"{fields['custom_objects'].name} is not a Python file", "name a .py file"
-        )
+        raise reader.error("custom_objects", f"{fields['custom_objects'].name} is not a Python file", "name a .py file")
     if "model" not in fields:
         fields["model"] = _find_model(folder, fields.get("weights"))
-    if not (
-        fields["model"].suffix in (".keras", ".h5", ".hdf5", ".json") or _is_saved_model(fields["model"])
-    ):
+    if not (fields["model"].suffix in (".keras", ".h5", ".hdf5", ".json") or _is_saved_model(fields["model"])):
         raise reader.error(
             "model",
             f"{fields['model'].name} is no Keras model",
@@ -159,13 +155,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, list | dict):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -240,16 +232,12 @@ class _Reader:
                     f"unknown key in {where}",
                     (f"perhaps you mean {near[0]}; " if near else "") + f"known keys: {', '.join(known)}",
                 )
-        return {
-            key: known[key](self, item, f"{prefix}{key}") for key, item in value.items() if item is not None
-        }
+        return {key: known[key](self, item, f"{prefix}{key}") for key, item in value.items() if item is not None}
 
     def choice(self, value: Any, where: str, choices: Iterable[str]) -> str:
         choices = list(choices)
         if value not in choices:
-            raise self.error(
-                where, f"{_show(value)} is not one of {', '.join(choices)}", "choose one of them"
-            )
+            raise self.error(where, f"{_show(value)} is not one of {', '.join(choices)}", "choose one of them")
         return str(value)
 
     def file(self, value: str, where: str) -> Path:
@@ -294,9 +282,7 @@ def _number(reader: _Reader, value: Any, where: str) -> float:
         with contextlib.suppress(ValueError, ZeroDivisionError):
             value = float(parts[1]) / float(parts[2])
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise reader.error(
-            where, f"{_show(value)} is not a number", "write a number, or a fraction such as 1/255"
-        )
+        raise reader.error(where, f"{_show(value)} is not a number", "write a number, or a fraction such as 1/255")
     return float(value)
 
 
@@ -307,17 +293,11 @@ def _names(reader: _Reader, value: Any, where: str) -> tuple[str, ...]:
         try:
             value = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError):
-            raise reader.error(
-                where, f"{path} is not a text file", "write one name a line, in UTF-8"
-            ) from None
+            raise reader.error(where, f"{path} is not a text file", "write one name a line, in UTF-8") from None
     if not isinstance(value, list) or not value:
-        raise reader.error(
-            where, f"{_show(value)} is not a list", "write [first, second, …] or a file's name"
-        )
+        raise reader.error(where, f"{_show(value)} is not a list", "write [first, second, …] or a file's name")
     if any(not isinstance(item, str | int | float) for item in value):
-        raise reader.error(
-            where, f"{_show(value)} holds something that is not a word", "put each name in quotes"
-        )
+        raise reader.error(where, f"{_show(value)} holds something that is not a word", "put each name in quotes")
     names = tuple(str(item).lower() if isinstance(item, bool) else str(item) for item in value)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise reader.error(where, f"{twice!r} is given twice", "each name must be different")
@@ -375,13 +355,9 @@ def _output(reader: _Reader, value: Any, where: str) -> OutputCard:
     if fields["kind"] == "classes" and not labels:
         raise reader.error(where, "labels is missing", "list one label a class, or leave this output out")
     if fields["kind"] == "binary" and len(labels) not in (0, 2):
-        raise reader.error(
-            f"{where}.labels", f"{len(labels)} labels for a yes-or-no answer", "write [no, yes]"
-        )
+        raise reader.error(f"{where}.labels", f"{len(labels)} labels for a yes-or-no answer", "write [no, yes]")
     if not 0 < fields.get("threshold", 0.5) < 1:
-        raise reader.error(
-            f"{where}.threshold", "a probability lies between 0 and 1", "write for example 0.5"
-        )
+        raise reader.error(f"{where}.threshold", "a probability lies between 0 and 1", "write for example 0.5")
     return OutputCard(**fields)
 
 
@@ -432,9 +408,7 @@ def _find_model(folder: Path, weights: Path | None) -> Path:
     if _is_saved_model(folder):
         return folder
     entries = sorted(folder.iterdir())
-    found = [
-        path for path in entries if path.suffix == ".keras" or _is_architecture(path) or _is_saved_model(path)
-    ]
+    found = [path for path in entries if path.suffix == ".keras" or _is_architecture(path) or _is_saved_model(path)]
     if not any(path.suffix == ".json" for path in found):
         found += [path for path in entries if path.suffix in (".h5", ".hdf5") and path != weights]
     if len(found) == 1:
@@ -454,10 +428,7 @@ def _find_weights(folder: Path, architecture: Path) -> Path:
         return found[0]
     if not found:
         raise CardError(
-            f"{folder}: {architecture.name} is an architecture without weights. Put its weights .h5 beside "
-            "it."
+            f"{folder}: {architecture.name} is an architecture without weights. Put its weights .h5 beside it."
         )
     names = ", ".join(path.name for path in found)
-    raise CardError(
-        f"{folder / CARD}: weights: several are here ({names}); name those of {architecture.name}."
-    )
+    raise CardError(f"{folder / CARD}: weights: several are here ({names}); name those of {architecture.name}.")

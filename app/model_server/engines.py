@@ -47,9 +47,7 @@ class LiteRT:
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._new: Callable[[], Any] = lambda: Interpreter(
-            model_path=str(folder / manifest.file), num_threads=1
-        )
+        self._new: Callable[[], Any] = lambda: Interpreter(model_path=str(folder / manifest.file), num_threads=1)
         interpreter = self._new()
         signature = interpreter.get_signature_runner(manifest.signature)
         inputs, outputs = signature.get_input_details(), signature.get_output_details()
@@ -105,9 +103,7 @@ class OnnxRuntime:
 
     def run(self, inputs: Tensors) -> Tensors:
         try:
-            values = self._session.run(
-                self._fetch, {engine_name: inputs[name] for name, engine_name in self._inputs}
-            )
+            values = self._session.run(self._fetch, {engine_name: inputs[name] for name, engine_name in self._inputs})
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
@@ -130,9 +126,7 @@ class TensorFlow:
 
     def run(self, inputs: Tensors) -> Tensors:
         try:
-            values = self._call(
-                **{engine_name: self._tensor(inputs[name]) for name, engine_name in self._inputs}
-            )
+            values = self._call(**{engine_name: self._tensor(inputs[name]) for name, engine_name in self._inputs})
             return {name: values[engine_name].numpy() for name, engine_name in self._outputs}
         except (self._errors, ValueError, TypeError) as error:
             raise EngineError(f"TensorFlow: {error}") from error
@@ -158,9 +152,7 @@ def load_engine(manifest: Manifest, folder: Path) -> Engine:
             f"Install requirements/{manifest.engine}.txt."
         ) from error
     except Exception as error:
-        raise EngineError(
-            f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}"
-        ) from error
+        raise EngineError(f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}") from error
 
 
 def import_tensorflow() -> Any:

@@ -75,8 +75,7 @@ def test_everything_that_goes_in_is_listed_for_the_hash(folder: Path) -> None:
     card = load_card(
         write(
             folder,
-            "{model: saved, custom_objects: layers.py, "
-            "examples: [{input: {a: examples/tom.png}, expect: 1}]}",
+            "{model: saved, custom_objects: layers.py, examples: [{input: {a: examples/tom.png}, expect: 1}]}",
         )
     )
     assert [path.relative_to(folder).as_posix() for path in card.files()] == [

@@ -156,9 +156,7 @@ def test_a_whole_h5_of_keras_2_0(folder: Path, bundle: Path) -> None:
         file.attrs["model_config"] = json.dumps(architecture).encode()
         file.attrs["keras_version"] = b"2.0.4"
         weights = file.create_group("model_weights")
-        weights.attrs.update(
-            {"layer_names": [b"dense_1"], "backend": b"tensorflow", "keras_version": b"2.0.4"}
-        )
+        weights.attrs.update({"layer_names": [b"dense_1"], "backend": b"tensorflow", "keras_version": b"2.0.4"})
         layer = weights.create_group("dense_1")
         layer.attrs["weight_names"] = [b"dense_1/kernel:0", b"dense_1/bias:0"]
         layer["dense_1/kernel:0"], layer["dense_1/bias:0"] = kernel, np.zeros(2, "float32")
@@ -267,13 +265,9 @@ def test_when_no_engine_answers_right_every_reason_is_told(
     def broken(source: Source, path: Path) -> None:
         raise RuntimeError("no such operator: Frobnicate")
 
-    monkeypatch.setattr(
-        build, "CANDIDATES", tuple(replace(candidate, convert=broken) for candidate in CANDIDATES)
-    )
+    monkeypatch.setattr(build, "CANDIDATES", tuple(replace(candidate, convert=broken) for candidate in CANDIDATES))
     told = refusal(folder, bundle)
-    assert all(
-        f"{name}: no such operator: Frobnicate" in told for name in ("LiteRT", "ONNX Runtime", "TensorFlow")
-    )
+    assert all(f"{name}: no such operator: Frobnicate" in told for name in ("LiteRT", "ONNX Runtime", "TensorFlow"))
 
 
 def test_a_model_that_answers_nan_is_refused(folder: Path, bundle: Path) -> None:
@@ -305,8 +299,9 @@ def test_a_lambda_runs_only_where_the_card_allows_it(folder: Path, bundle: Path,
 
 def test_a_lambda_in_an_old_h5_never_runs_unasked(folder: Path, bundle: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
-    code = f"lambda x: [open({str(marker)!r}, 'w'), x][1]"
-    model = tf_keras.Sequential([tf_keras.Input((2,)), tf_keras.layers.Lambda(eval(code), name="sly")])
+    path = str(marker)
+    sly = tf_keras.layers.Lambda(lambda x: [open(path, "w"), x][1], name="sly")  # noqa: PTH123, SIM115
+    model = tf_keras.Sequential([tf_keras.Input((2,)), sly])
     model.save(folder / "m.h5")
     marker.unlink()
     assert "layer sly is a Lambda" in refusal(folder, bundle)
@@ -323,9 +318,7 @@ def test_a_custom_layer_needs_its_file(folder: Path, bundle: Path, suffix: str) 
     card(folder, "custom_objects: layers.py")
     assert "layers.py does not define it" in refusal(folder, bundle)
     (folder / "layers.py").write_text("import nonsense")
-    assert "importing layers.py failed (ModuleNotFoundError: No module named 'nonsense')" in refusal(
-        folder, bundle
-    )
+    assert "importing layers.py failed (ModuleNotFoundError: No module named 'nonsense')" in refusal(folder, bundle)
     (folder / "layers.py").write_text(TWICE)
     x = np.ones((1, 4), "float32")
     np.testing.assert_allclose(served(folder, bundle)[2]({"x": x})["y"], model(x), atol=1e-5)
@@ -360,9 +353,7 @@ def scribbled(path: Path) -> None:
         ("h5", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1")),
     ],
 )
-def test_a_damaged_file_is_named(
-    folder: Path, bundle: Path, suffix: str, damage: Callable[[Path], object]
-) -> None:
+def test_a_damaged_file_is_named(folder: Path, bundle: Path, suffix: str, damage: Callable[[Path], object]) -> None:
     path = folder / f"m.{suffix}"
     dense().save(path)
     compile_model(folder, bundle)
@@ -469,13 +460,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(folder: Path, tmp_path: Path) -> None:
     models = folder.parent
-    keras.Sequential([keras.Input((4, 3), name="x"), layers.GRU(4), layers.Dense(2, name="y")]).save(
-        folder / "m.keras"
-    )
+    keras.Sequential([keras.Input((4, 3), name="x"), layers.GRU(4), layers.Dense(2, name="y")]).save(folder / "m.keras")
     one, two = tmp_path / "one", tmp_path / "two"
     done = command(models, one)
     assert done.returncode == 0, done.stderr
@@ -503,12 +490,8 @@ def test_the_command_tells_what_is_wrong_in_one_line(folder: Path, bundle: Path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [f"ERROR {folder.parent}/n: " + done.stderr.split("/n: ")[1].rstrip()]
     done = command(folder.parent, bundle, "--model", "m")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
-        f"ERROR {folder}/m.h5: neither HDF5"
-    )
-    assert command(folder.parent, bundle, "--model", "x").stderr.endswith(
-        "there is no model x; the models: m, n.\n"
-    )
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"ERROR {folder}/m.h5: neither HDF5")
+    assert command(folder.parent, bundle, "--model", "x").stderr.endswith("there is no model x; the models: m, n.\n")
     assert command(folder, bundle).returncode == 1
 
 

@@ -60,9 +60,7 @@ def test_answers_batches_of_any_size_under_the_models_names(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_many_threads_at_once_get_their_own_answers(
-    compiled: dict[str, tuple[Manifest, Path]], engine: str
-) -> None:
+def test_many_threads_at_once_get_their_own_answers(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
     loaded = load_engine(*compiled[engine])
 
     def ask(number: int) -> bool:
@@ -95,9 +93,7 @@ def test_a_damaged_file_names_the_model(compiled: dict[str, tuple[Manifest, Path
         load_engine(compiled["litert"][0], tmp_path)
 
 
-def test_a_manifest_of_another_version_is_refused(
-    compiled: dict[str, tuple[Manifest, Path]], tmp_path: Path
-) -> None:
+def test_a_manifest_of_another_version_is_refused(compiled: dict[str, tuple[Manifest, Path]], tmp_path: Path) -> None:
     data = json.loads((compiled["litert"][1] / "manifest.json").read_text())
     (tmp_path / "line").mkdir()
     (tmp_path / "line" / "manifest.json").write_text(json.dumps({**data, "colour": "red"}))
@@ -110,9 +106,7 @@ def test_a_manifest_of_another_version_is_refused(
 def test_which_model_answers_rows(compiled: dict[str, tuple[Manifest, Path]]) -> None:
     one = compiled["litert"][0]
     two = replace(one, name="two")
-    table = replace(
-        one, name="table", inputs=(replace(one.inputs[0], kind="columns", columns=("a", "b", "c")),)
-    )
+    table = replace(one, name="table", inputs=(replace(one.inputs[0], kind="columns", columns=("a", "b", "c")),))
     assert rows_model([one, table]) is one
     assert rows_model([table]) is None
     assert rows_model([one, two], "two") is two

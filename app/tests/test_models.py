@@ -88,9 +88,7 @@ def test_examples_are_answered_as_the_card_says(bundle: Path, name: str) -> None
     engine = load_engine(manifest, folder)
     assert len(manifest.examples) >= 2
     for example in manifest.examples:
-        assert (
-            check_expected(manifest, engine.run(encode_example(manifest, example, folder)), example) is None
-        )
+        assert check_expected(manifest, engine.run(encode_example(manifest, example, folder)), example) is None
 
 
 def test_models_stay_small() -> None:

@@ -29,9 +29,7 @@ def train() -> keras.Model:
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(1)
     pictures, _, digits, _ = digits_train.split()
-    pictures = np.concatenate(
-        [pictures, *([digits_train.as_sent(p, rng) for p in pictures] for _ in range(5))]
-    )
+    pictures = np.concatenate([pictures, *([digits_train.as_sent(p, rng) for p in pictures] for _ in range(5))])
     even = np.tile(digits % 2 == 0, 6).astype("float32")
     picture = keras.Input((8, 8, 1), name="picture")
     rows = keras.layers.Reshape((8, 8))(picture)
@@ -55,6 +53,4 @@ if __name__ == "__main__":
     (FOLDER / "examples").mkdir(exist_ok=True)
     _, pictures, _, digits = digits_train.split()
     for digit, name in SAMPLES.items():
-        digits_train.paper(pictures[np.flatnonzero(digits == digit)[0]]).save(
-            FOLDER / "examples" / name, optimize=True
-        )
+        digits_train.paper(pictures[np.flatnonzero(digits == digit)[0]]).save(FOLDER / "examples" / name, optimize=True)

@@ -44,9 +44,7 @@ def train() -> keras.Model:
         values = pick(rows, columns)
         inputs.append(keras.Input((len(columns),), name=name))
         # Users send what the laboratory measured; the scaling is the model's business.
-        scaled.append(
-            keras.layers.Normalization(mean=values.mean(axis=0), variance=values.var(axis=0))(inputs[-1])
-        )
+        scaled.append(keras.layers.Normalization(mean=values.mean(axis=0), variance=values.var(axis=0))(inputs[-1]))
     x = keras.layers.Dense(24, activation="relu")(keras.layers.Concatenate()(scaled))
     x = keras.layers.Dropout(0.2)(x)
     cultivar = keras.layers.Dense(3, activation="softmax", name="cultivar")(x)

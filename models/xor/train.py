@@ -91,8 +91,5 @@ if __name__ == "__main__":
     save(trained)
     print(
         "xor:",
-        ", ".join(
-            f"{a:g} {b:g} -> {p:.4f}"
-            for (a, b), [p] in zip(QUESTIONS, trained(QUESTIONS).numpy(), strict=True)
-        ),
+        ", ".join(f"{a:g} {b:g} -> {p:.4f}" for (a, b), [p] in zip(QUESTIONS, trained(QUESTIONS).numpy(), strict=True)),
     )

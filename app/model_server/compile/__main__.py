@@ -28,12 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("models", type=Path, nargs="?", help="folder with one folder a model")
     parser.add_argument("bundle", type=Path, help="folder to write the bundle to")
-    parser.add_argument(
-        "--model", metavar="NAME", help="compile this model alone and leave the others as they are"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="compile nothing: check a finished bundle as a whole"
-    )
+    parser.add_argument("--model", metavar="NAME", help="compile this model alone and leave the others as they are")
+    parser.add_argument("--check", action="store_true", help="compile nothing: check a finished bundle as a whole")
     parser.add_argument(
         "--rows-model", metavar="NAME", default="", help='with --check: the model that answers {"X": "1 0"}'
     )
@@ -58,9 +54,7 @@ def _check(bundle: Path, wanted: str) -> int:
 
 
 def _compile(models: Path, bundle: Path, only: str | None) -> int:
-    folders = sorted(
-        path for path in models.glob("*") if path.is_dir() and not path.name.startswith((".", "_"))
-    )
+    folders = sorted(path for path in models.glob("*") if path.is_dir() and not path.name.startswith((".", "_")))
     names = [folder.name for folder in folders]
     if not folders:
         print(
@@ -82,9 +76,7 @@ def _compile(models: Path, bundle: Path, only: str | None) -> int:
             errors.append(str(error))
         except Exception as error:  # nobody foresaw it: the trace is for us, the last line for the user
             traceback.print_exc()
-            errors.append(
-                f"{folder}: {type(error).__name__}: {error}. A fault of the compiler; please report it."
-            )
+            errors.append(f"{folder}: {type(error).__name__}: {error}. A fault of the compiler; please report it.")
     if only is None and not errors:
         for path in bundle.glob(f"*/{MANIFEST}"):
             if path.parent.name not in names:

@@ -153,8 +153,7 @@ def _known(card: Card, field: str, names: Iterable[str], specs: list[TensorSpec]
             near = difflib.get_close_matches(name, own, n=1)
             hint = f"perhaps you mean {near[0]}; " if near else ""
             raise CompileError(
-                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: "
-                f"{', '.join(own)}."
+                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: {', '.join(own)}."
             )
 
 
@@ -198,8 +197,7 @@ def _output(card: Card, spec: TensorSpec) -> OutputSpec:
     if told.kind == "classes" and (len(spec.shape) != 2 or spec.shape[1] != len(told.labels)):
         has = f"{spec.shape[1]} classes" if len(spec.shape) == 2 else f"shape {_shape(spec)}"
         raise CompileError(
-            f"{where}: labels: {len(told.labels)} labels, but the model answers {has}. Write one label a "
-            "class."
+            f"{where}: labels: {len(told.labels)} labels, but the model answers {has}. Write one label a class."
         )
     if told.kind == "binary" and spec.shape[1:] not in ((), (1,)):
         raise CompileError(
@@ -218,24 +216,17 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
         if not isinstance(expect, dict):
             if len(outputs) > 1:
                 raise CompileError(
-                    f"{where}: the model has several outputs; write "
-                    f"{{{', '.join(f'{o}: …' for o in known)}}}."
+                    f"{where}: the model has several outputs; write {{{', '.join(f'{o}: …' for o in known)}}}."
                 )
             expect = {outputs[0].name: expect}
         if not expect:
             raise CompileError(f"{where}: nothing is expected; name an output and its answer.")
         for name, value in expect.items():
             if name not in known:
-                raise CompileError(
-                    f"{where}: the model has no output {name}; its outputs: {', '.join(known)}."
-                )
+                raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")
             spec = known[name]
             if isinstance(value, str) and spec.dtype != "string" and value not in spec.labels:
-                labels = (
-                    f"its labels: {', '.join(spec.labels)}"
-                    if spec.labels
-                    else "it has no labels; write a number"
-                )
+                labels = f"its labels: {', '.join(spec.labels)}" if spec.labels else "it has no labels; write a number"
                 raise CompileError(f"{where}: {name} has no label {value!r}; {labels}.")
         yield Example(example.name, example.input, dict(expect), example.tolerance)
 

@@ -27,9 +27,7 @@ FREE_SIZES = (16, 24)
 def to_litert(source: Source, path: Path) -> None:
     """Write a .tflite file with LiteRT's own operators only: the server's engine knows no others."""
     tf = import_tensorflow()
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(source.saved_model), signature_keys=[source.signature]
-    )
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved_model), signature_keys=[source.signature])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.experimental_enable_resource_variables = True
     path.write_bytes(converter.convert())
@@ -52,9 +50,7 @@ def to_onnx(source: Source, path: Path) -> None:
         return function(**dict(zip(names, tensors, strict=True)))
 
     signature = [tf.TensorSpec(arguments[name].shape, arguments[name].dtype, name) for name in names]
-    tf2onnx.convert.from_function(
-        tf.function(serve, input_signature=signature), signature, output_path=str(path)
-    )
+    tf2onnx.convert.from_function(tf.function(serve, input_signature=signature), signature, output_path=str(path))
 
 
 def _number_nodes(node: Any) -> None:
@@ -72,9 +68,7 @@ def _number_nodes(node: Any) -> None:
 
 def to_tensorflow(source: Source, path: Path) -> None:
     """Write a SavedModel folder, without the fingerprint: that holds a random id."""
-    shutil.copytree(
-        source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb")
-    )
+    shutil.copytree(source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb"))
 
 
 @dataclass(frozen=True)
@@ -126,13 +120,9 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
         try:
             answer = source.call(tensors)
         except Exception as error:
-            raise CompileError(
-                f"example {name}: the model itself refuses this input ({reason(error)})."
-            ) from None
+            raise CompileError(f"example {name}: the model itself refuses this input ({reason(error)}).") from None
         if not _finite(answer):
-            raise CompileError(
-                f"example {name}: the model itself answers NaN or infinity. Its weights are broken."
-            )
+            raise CompileError(f"example {name}: the model itself answers NaN or infinity. Its weights are broken.")
         probes.append(Probe(f"example {name}", tensors, answer))
     rng = np.random.default_rng(0)
     failures: list[str] = []
@@ -214,18 +204,14 @@ def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]
         for spec in outputs:
             ours, theirs = answer[spec.name], probe.answer[spec.name]
             if ours.shape != theirs.shape:
-                raise EngineError(
-                    f"{probe.name}: {spec.name} has shape {list(ours.shape)}, not {list(theirs.shape)}"
-                )
+                raise EngineError(f"{probe.name}: {spec.name} has shape {list(ours.shape)}, not {list(theirs.shape)}")
             if theirs.dtype.kind not in "fiu":
                 if not np.array_equal(ours, theirs):
                     raise EngineError(f"{probe.name}: {spec.name} differs from the model's answer")
                 continue
             wide, own = ours.astype(np.float64), theirs.astype(np.float64)
             if not np.isfinite(wide).all():
-                raise EngineError(
-                    f"{probe.name}: {spec.name} is NaN or infinite where the model's answer is not"
-                )
+                raise EngineError(f"{probe.name}: {spec.name} is NaN or infinite where the model's answer is not")
             difference = float(np.abs(wide - own).max(initial=0.0))
             unit = max(TOLERANCE, 4 * float(np.finfo(theirs.dtype).eps)) if theirs.dtype.kind == "f" else 0.0
             if difference > unit * (1 + float(np.abs(own).max(initial=0.0))):

@@ -115,9 +115,7 @@ def _read_architecture(path: Path) -> _Architecture:
             config = json.loads(path.read_text(encoding="utf-8"))
             return _Architecture("json+h5", config, str(config.get("keras_version", "")))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise CompileError(
-            f"{path}: damaged or not a Keras model ({_brief(error)}). Save it again."
-        ) from None
+        raise CompileError(f"{path}: damaged or not a Keras model ({_brief(error)}). Save it again.") from None
     raise CompileError(
         f"{path}: neither HDF5 nor a Keras archive, whatever its name says. Save it again with model.save."
     )
@@ -216,24 +214,14 @@ def _refuse_unsafe(card: Card, config: Any) -> None:
 
 
 def _load_error(card: Card, architecture: _Architecture, defined: set[str], error: Exception) -> CompileError:
-    layers = {
-        name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)
-    }
+    layers = {name for module in ("keras", "tf_keras") for name in dir(importlib.import_module(module).layers)}
     known = layers | {"Sequential", "Functional", "Model"}
     for item in _objects(architecture.config):
         name, module = str(item["class_name"]).split(">")[-1], item.get("module")
-        foreign = (
-            not str(module).startswith("keras")
-            if module
-            else item.get("registered_name") or name not in known
-        )
+        foreign = not str(module).startswith("keras") if module else item.get("registered_name") or name not in known
         is_layer = isinstance(item["config"], dict) and "name" in item["config"]
         if foreign and is_layer and name not in known | defined:
-            where = (
-                f"{card.custom_objects.name} does not define it"
-                if card.custom_objects
-                else "it is not Keras's own"
-            )
+            where = f"{card.custom_objects.name} does not define it" if card.custom_objects else "it is not Keras's own"
             return CompileError(
                 f"{card.model}: layer {_layer_name(item)} is of class {name}, and {where}. Put the class "
                 f"into a file beside the model and name it in {card.path}, field custom_objects (for "
@@ -241,16 +229,12 @@ def _load_error(card: Card, architecture: _Architecture, defined: set[str], erro
             )
     text = str(error)
     remedy = "Save it again with the Keras that trained it."
-    if re.search(
-        r"[Uu]nknown (activation|layer|object|initializer|regularizer|constraint)|[Cc]ould not locate", text
-    ):
+    if re.search(r"[Uu]nknown (activation|layer|object|initializer|regularizer|constraint)|[Cc]ould not locate", text):
         remedy = f"If it uses code of your own, name its file in {card.path}, field custom_objects."
     elif architecture.format == "json+h5":
         weights = card.weights.name if card.weights else "its weights file"
         remedy = f"Check that {weights} belongs to {card.model.name}."
-    return CompileError(
-        f"{card.model}: Keras does not load it ({type(error).__name__}: {_brief(error)}). {remedy}"
-    )
+    return CompileError(f"{card.model}: Keras does not load it ({type(error).__name__}: {_brief(error)}). {remedy}")
 
 
 def _brief(error: BaseException) -> str:
@@ -274,9 +258,7 @@ def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -
         model = _functional(framework, model)
     keras3 = framework.__name__ == "keras"
     struct = (
-        model._inputs_struct
-        if keras3 and hasattr(model, "_inputs_struct")
-        else getattr(model, "_nested_inputs", None)
+        model._inputs_struct if keras3 and hasattr(model, "_inputs_struct") else getattr(model, "_nested_inputs", None)
     )
     several = len(model.inputs) > 1
 
@@ -294,9 +276,7 @@ def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -
         return {spec.engine_name: value for spec, value in zip(outputs, call(*tensors), strict=True)}
 
     signature = [
-        tf.TensorSpec(
-            [None, *(None if size < 0 else size for size in spec.shape[1:])], spec.dtype, spec.engine_name
-        )
+        tf.TensorSpec([None, *(None if size < 0 else size for size in spec.shape[1:])], spec.dtype, spec.engine_name)
         for spec in inputs
     ]
     archive = framework.export.ExportArchive()
@@ -313,9 +293,7 @@ def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -
 
 def _functional(framework: ModuleType, model: Any) -> Any:
     """A model without declared inputs (a subclass) as a functional one, from the shape it was built with."""
-    shape = (
-        (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
-    )
+    shape = (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
     if not shape or not all(size is None or isinstance(size, int) for size in shape):
         raise CompileError(
             f"The model {model.name} has no declared input. Save it after it was called once on one tensor, "
@@ -372,9 +350,7 @@ def _dtype(dtype: Any) -> str:
 
 
 # Operators that run Python or touch files: no answer needs them, and a SavedModel may run them at loading.
-UNSAFE = re.compile(
-    r"(Eager)?PyFunc\w*|(Read|Write)File|MatchingFiles|(Save|Load)Dataset\w*|Save(Slices)?|PrintV2"
-)
+UNSAFE = re.compile(r"(Eager)?PyFunc\w*|(Read|Write)File|MatchingFiles|(Save|Load)Dataset\w*|Save(Slices)?|PrintV2")
 
 
 def _refuse_unsafe_operators(folder: Path) -> None:
@@ -389,9 +365,7 @@ def _refuse_unsafe_operators(folder: Path) -> None:
         else:
             text_format.Parse((folder / "saved_model.pbtxt").read_text(encoding="utf-8"), model)
     except Exception as error:  # protobuf's DecodeError and ParseError share no base
-        raise CompileError(
-            f"{folder}: damaged or not a SavedModel ({_brief(error)}). Export it again."
-        ) from None
+        raise CompileError(f"{folder}: damaged or not a SavedModel ({_brief(error)}). Export it again.") from None
     for graph in (meta.graph_def for meta in model.meta_graphs):
         for node in (
             *graph.node,
@@ -418,9 +392,7 @@ def _load_saved_model(folder: Path) -> Source:
         name = names[0]
     else:
         found = f"only {', '.join(names)}" if names else "none"
-        raise CompileError(
-            f"{folder}: no signature {SIGNATURE} ({found}). Export the model again with that signature."
-        )
+        raise CompileError(f"{folder}: no signature {SIGNATURE} ({found}). Export the model again with that signature.")
     function = loaded.signatures[name]
     arguments = function.structured_input_signature[1]
     results = function.structured_outputs
