@@ -1,0 +1,64 @@
+"""The README's first command, run as a stranger would: up, up again, down, up."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make(target: str) -> str:
+    environment = os.environ | {"ANSIBLE_INVENTORY": "tests/embedded"}
+    run = subprocess.run(["make", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[str]:
+    make("down")
+    yield make("up")
+    make("down")
+
+
+def predict() -> list[list[float]]:
+    command = ["curl", "--silent", "--show-error", "--fail", "--cacert", str(ROOT / "ca/slipway-check.pem")]
+    command += ["--header", "Content-Type: application/json", "--data", '{"X": "1 0|1 1"}', "https://localhost:18443/predict"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["labels"]
+
+
+def test_up_ends_in_a_right_prediction(embedded: str) -> None:
+    assert "address     https://localhost:18443/" in embedded
+    assert 'prediction  digits, example "three":' in embedded
+    assert "digit = 3" in embedded
+    (one,), (zero,) = predict()
+    assert one > 0.9 and zero < 0.1
+
+
+def test_http_is_redirected_to_the_published_port(embedded: str) -> None:
+    command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"]
+    answer = subprocess.run([*command, "http://localhost:18080/x?y=1"], capture_output=True, text=True, check=True).stdout
+    assert answer == "301 https://localhost:18443/x?y=1"
+
+
+def test_up_again_changes_nothing_and_is_quick(embedded: str) -> None:
+    start = time.monotonic()
+    output = make("up")
+    seconds = time.monotonic() - start
+    assert re.search(r"^slipway-check +: ok=\d+ +changed=0 +unreachable=0 +failed=0", output, re.MULTILINE), output[-3000:]
+    print(f"make up again took {seconds:.0f} s")
+
+
+def test_down_and_up_again_serve(embedded: str) -> None:
+    make("down")
+    assert subprocess.run(["docker", "inspect", "slipway-check"], capture_output=True, check=False).returncode != 0
+    make("up")
+    assert predict()[0][0] > 0.9
