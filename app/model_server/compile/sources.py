@@ -6,12 +6,14 @@ inside a file runs only where the card says so (allow_lambda, custom_objects).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import json
 import re
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -136,21 +138,13 @@ def _load_with(framework: ModuleType, card: Card, architecture: _Architecture, c
     return model
 
 
-class _renamed:
-    """A symbolic link to `path` that ends in `suffix`, for as long as the block runs."""
-
-    def __init__(self, path: Path, suffix: str) -> None:
-        import tempfile
-
-        self._folder = tempfile.TemporaryDirectory()
-        self.path = Path(self._folder.name) / f"model{suffix}"
-        self.path.symlink_to(path.resolve())
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+@contextlib.contextmanager
+def _renamed(path: Path, suffix: str) -> Iterator[Path]:
+    """A symbolic link to `path` that ends in `suffix`."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{suffix}"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _custom_objects(card: Card) -> dict[str, Any]:
