@@ -272,3 +272,16 @@ def test_killed_nginx_comes_back_by_itself(host: Host, ask: Ask) -> None:
     while not host.socket("tcp://0.0.0.0:443").is_listening and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ask("/").status == 200
+
+
+def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, ask: Ask, play: Play) -> None:
+    """The last one: it exchanges the host's nginx."""
+    host.check_output("/opt/make-mirror && apt-get -qq purge -y nginx")
+    mirror = {"nginx_source": "upstream", "nginx_repository_url": "file:///srv/packages"}
+    refused = play("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/stranger.asc")
+    assert "NO_PUBKEY" in refused.failure
+    assert not host.package("nginx").is_installed
+    assert play("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/mirror.asc").failure == ""
+    assert host.package("nginx").version.endswith("+mirror1")
+    assert host.process.filter(comm="nginx", user="nginx")
+    assert ask("/").status == 200
