@@ -34,6 +34,14 @@ def test_logs_are_rotated(host, listener):
     }
 
 
+def test_networks_take_their_addresses_from_the_pool(host):
+    host.check_output("docker network create pooled")
+    try:
+        assert inspect(host, "network inspect pooled", "(index .IPAM.Config 0).Subnet").startswith("10.210.")
+    finally:
+        host.check_output("docker network rm pooled")
+
+
 def test_modules_for_docker_find_what_they_need(host):
     host.check_output("python3 -c 'import requests'")
 
