@@ -27,9 +27,7 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
     A role may be "role/entry point". `check` asks what would change; `arguments` are ansible-playbook's own.
     """
 
-    def run(
-        *roles: str, check: bool = False, arguments: tuple[str, ...] = (), **variables: object
-    ) -> Outcome:
+    def run(*roles: str, check: bool = False, arguments: tuple[str, ...] = (), **variables: object) -> Outcome:
         tasks = [
             {
                 "name": f"Include {role}",

@@ -79,9 +79,7 @@ def matrix() -> dict[str, dict[str, str]]:
         itertools.product(BUILDS, SYSTEMS, SERVERS, SETTINGS, LOOPBACKS)
     ):
         version, openssl, http2, suite = build
-        variables = variables_of(
-            system, _nginx_version=version, _nginx_openssl=openssl, nginx_upstream_servers=servers
-        )
+        variables = variables_of(system, _nginx_version=version, _nginx_openssl=openssl, nginx_upstream_servers=servers)
         variables |= settings
         variables["ansible_facts"] = SYSTEMS[system] | {"lo": loopback}
         nginx, upstream = render("nginx.conf.j2", variables), render("upstream.conf.j2", variables)
@@ -139,9 +137,7 @@ def test_real_nginx_accepts_every_combination(matrix: dict[str, dict[str, str]],
         (None, "1.26.3", "3.5"),
     ],
 )
-def test_versions_are_read_from_what_nginx_says(
-    said: str, build: str | None, version: str, openssl: str
-) -> None:
+def test_versions_are_read_from_what_nginx_says(said: str, build: str | None, version: str, openssl: str) -> None:
     if build is None:
         build = next(part for part in said.split("version ") if f"nginx/{version}" in part)
     tasks = yaml.safe_load((ROLE / "tasks/install.yml").read_text())

@@ -26,11 +26,9 @@ class Pair:
         return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def issue(
-    name: str, by: Pair | None = None, names: tuple[str, ...] = (), days: tuple[int, int] = (-1, 90)
-) -> Pair:
+def issue(name: str, by: Pair | None = None, names: tuple[str, ...] = (), days: tuple[int, int] = (-1, 90)) -> Pair:
     """Makes an authority (no names) or a server's certificate; without `by` it signs itself. `days` are from now."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 - Python 3.10 has no datetime.UTC
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (

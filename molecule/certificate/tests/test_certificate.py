@@ -68,9 +68,7 @@ def test_certificate_near_its_end_is_signed_anew_by_the_same_ca(host: Host, play
     assert openssl(host, "ca.pem", "-fingerprint") == ca
 
 
-def test_ca_near_its_end_is_renewed_with_its_key_so_that_clients_go_on_trusting_it(
-    host: Host, play: Play
-) -> None:
+def test_ca_near_its_end_is_renewed_with_its_key_so_that_clients_go_on_trusting_it(host: Host, play: Play) -> None:
     host.check_output(f"cp {FOLDER}/ca.pem /root/old-ca.pem")
     changed = play("certificate", certificate_valid_days=3700).changed
     assert "certificate : Sign the CA with its own key" in changed
@@ -148,10 +146,7 @@ def test_mismatched_pair_is_refused_before_anything_is_touched(
 ) -> None:
     before = fingerprints(host)
     outcome = play("certificate", **provided | {"certificate_provided_key": str(pki / "other.pem")})
-    assert (
-        f"certificate_provided_key ({pki}/other.pem) does not belong to the first certificate"
-        in outcome.failure
-    )
+    assert f"certificate_provided_key ({pki}/other.pem) does not belong to the first certificate" in outcome.failure
     assert "Remedy" in outcome.failure
     assert outcome.changed == []
     assert fingerprints(host) == before

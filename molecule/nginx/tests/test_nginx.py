@@ -227,9 +227,7 @@ def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) 
         "nginx : Write the configuration, if nginx itself accepts it",
         "nginx : Write which model servers nginx sends requests to, if nginx accepts it",
     ]
-    assert [
-        name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name
-    ] == altered
+    assert [name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name] == altered
     assert set(altered) < set(play("nginx", "nginx/upstream").changed)
     assert play("nginx", "nginx/upstream", check=True).changed == []
 
@@ -253,9 +251,7 @@ def test_renewed_certificate_is_served(host: Host, play: Play) -> None:
     assert host.check_output(serial) != before
 
 
-def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(
-    host: Host, play: Play
-) -> None:
+def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(host: Host, play: Play) -> None:
     host.check_output("systemctl stop nginx && systemd-run --unit squatter python3 -m http.server 80")
     try:
         time.sleep(1)

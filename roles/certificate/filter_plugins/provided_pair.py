@@ -36,8 +36,7 @@ def provided_pair_problems(
     names: host names and IP addresses the certificate has to cover.
     """
     labels = {
-        part: f"certificate_provided_{part}"
-        + (f" ({source})" if source and "-----BEGIN" not in source else "")
+        part: f"certificate_provided_{part}" + (f" ({source})" if source and "-----BEGIN" not in source else "")
         for part, source in sources.items()
     }
     try:
@@ -45,9 +44,7 @@ def provided_pair_problems(
             if not sources[part]:
                 raise PairError(f"{labels[part]} is empty. Remedy: name the PEM file, or give its text.")
             if not given[part]:
-                raise PairError(
-                    f"{labels[part]} is no readable file. Remedy: correct the path; it is on this machine."
-                )
+                raise PairError(f"{labels[part]} is no readable file. Remedy: correct the path; it is on this machine.")
         chain = _certificates(given["chain"] or "", labels["chain"])
         authorities = _certificates(given["ca"] or "", labels["ca"]) if sources["ca"] else []
         key = _private_key((given["key"] or "").encode(), labels["key"])
@@ -73,9 +70,7 @@ def _certificates(text: str, label: str) -> list[x509.Certificate]:
     try:
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in PEM_CERTIFICATE.findall(text)]
     except ValueError as error:
-        raise PairError(
-            f"{label} holds a broken certificate: {error}. Remedy: get the file again."
-        ) from error
+        raise PairError(f"{label} holds a broken certificate: {error}. Remedy: get the file again.") from error
     if not certificates:
         raise PairError(
             f"{label} holds no PEM certificate. Remedy: name the certificate's file, or convert it to PEM, as by:"
@@ -110,9 +105,7 @@ def _check_key(key: PrivateKeyTypes, certificate: x509.Certificate, labels: Mapp
             " put the server's certificate first."
         )
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < 2048:
-        raise PairError(
-            f"{labels['key']} has {key.key_size} bits. Remedy: request a certificate with 2048 or more."
-        )
+        raise PairError(f"{labels['key']} has {key.key_size} bits. Remedy: request a certificate with 2048 or more.")
 
 
 def _check_chain(
@@ -147,7 +140,7 @@ def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 
 
 def _check_dates(chain: Sequence[x509.Certificate], label: str) -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 - Python 3.10 has no datetime.UTC
     for certificate in chain:
         if certificate.not_valid_after_utc <= now:
             raise PairError(
