@@ -106,7 +106,7 @@ def test_ruleset_of_nftables_service_is_refused(host, play):
 
 
 def test_live_restore_in_a_swarm_is_refused(play, stub):
-    stub("docker", "active")
+    stub("docker", "20.10.24 active")
     refuse(play("docker"), "docker_live_restore: false")
 
 
