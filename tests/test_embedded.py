@@ -31,7 +31,13 @@ def embedded() -> Iterator[str]:
 
 def predict() -> list[list[float]]:
     command = ["curl", "--silent", "--show-error", "--fail", "--cacert", str(ROOT / "ca/slipway-check.pem")]
-    command += ["--header", "Content-Type: application/json", "--data", '{"X": "1 0|1 1"}', "https://localhost:18443/predict"]
+    command += [
+        "--header",
+        "Content-Type: application/json",
+        "--data",
+        '{"X": "1 0|1 1"}',
+        "https://localhost:18443/predict",
+    ]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["labels"]
 
 
@@ -45,7 +51,9 @@ def test_up_ends_in_a_right_prediction(embedded: str) -> None:
 
 def test_http_is_redirected_to_the_published_port(embedded: str) -> None:
     command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"]
-    answer = subprocess.run([*command, "http://localhost:18080/x?y=1"], capture_output=True, text=True, check=True).stdout
+    answer = subprocess.run(
+        [*command, "http://localhost:18080/x?y=1"], capture_output=True, text=True, check=True
+    ).stdout
     assert answer == "301 https://localhost:18443/x?y=1"
 
 
@@ -53,7 +61,9 @@ def test_up_again_changes_nothing_and_is_quick(embedded: str) -> None:
     start = time.monotonic()
     output = make("up")
     seconds = time.monotonic() - start
-    assert re.search(r"^slipway-check +: ok=\d+ +changed=0 +unreachable=0 +failed=0", output, re.MULTILINE), output[-3000:]
+    assert re.search(r"^slipway-check +: ok=\d+ +changed=0 +unreachable=0 +failed=0", output, re.MULTILINE), output[
+        -3000:
+    ]
     print(f"make up again took {seconds:.0f} s")
 
 

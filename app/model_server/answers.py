@@ -64,9 +64,7 @@ def _decode(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
 
 def _text(values: np.ndarray) -> Any:
     """Text as JSON has it; bytes that are not UTF-8 keep their replacement marks."""
-    decoded = [
-        item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in np.ravel(values)
-    ]
+    decoded = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in np.ravel(values)]
     return np.array(decoded, dtype=object).reshape(values.shape).tolist()
 
 
@@ -78,11 +76,7 @@ def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: fl
         probability = f" (probability {answer['probability']:.3g})" if "probability" in answer else ""
         return None if given == expected else f"but is {given}{probability}"
     if values.dtype.kind in "OSU":
-        return (
-            None
-            if np.array_equal(np.ravel(answer["values"]), np.ravel(expected))
-            else f"but is {answer['values']}"
-        )
+        return None if np.array_equal(np.ravel(answer["values"]), np.ravel(expected)) else f"but is {answer['values']}"
     try:
         wanted = np.asarray(expected, dtype=float)
     except (TypeError, ValueError):
@@ -93,8 +87,4 @@ def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: fl
     difference = np.abs(found - wanted.ravel())
     difference[np.isnan(found) & np.isnan(wanted.ravel())] = 0
     worst = float(difference.max(initial=0.0)) if not np.isnan(difference).any() else math.nan
-    return (
-        None
-        if worst <= tolerance
-        else f"but is {answer['values']} (off by {worst:.3g}, allowed {tolerance:g})"
-    )
+    return None if worst <= tolerance else f"but is {answer['values']} (off by {worst:.3g}, allowed {tolerance:g})"

@@ -46,9 +46,7 @@ def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
         rows = parse_rows(body["X"])
         model = catalogue.get(chosen.name) if chosen else None
         if model is None:
-            raise InputError(
-                "no model of this server takes rows of unnamed numbers; GET /models lists what they take"
-            )
+            raise InputError("no model of this server takes rows of unnamed numbers; GET /models lists what they take")
         outputs = model.from_rows(rows)
         return json_response({"labels": outputs[model.manifest.outputs[0].name]}, tokens=True)
 

@@ -40,7 +40,7 @@ class Turn:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(dir="/dev/shm")  # the root file system may be read-only
+        self._file = tempfile.TemporaryFile(dir="/dev/shm")  # noqa: SIM115 - open as long as the lock; the root may be read-only
 
     def __enter__(self) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_EX)
@@ -162,8 +162,7 @@ class Catalogue:
         self._checked = False
         limits, threads = Limits(max_pixels, Turn()), Threads()
         self._models = {
-            manifest.name: Model(manifest, bundle / manifest.name, limits, threads)
-            for manifest in read_bundle(bundle)
+            manifest.name: Model(manifest, bundle / manifest.name, limits, threads) for manifest in read_bundle(bundle)
         }
 
     def __iter__(self) -> Iterator[Model]:
@@ -189,7 +188,7 @@ def _caught(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[Any, Exc
     """The pool prints a traceback of all that is raised in it, clients' mistakes included: raise nothing."""
     try:
         return function(*args), None
-    except Exception as error:  # noqa: BLE001 - it is raised again by the waiting greenlet
+    except Exception as error:
         return None, error
 
 

@@ -9,9 +9,7 @@ import sys
 
 def main() -> int:
     """Exit status 0 if ready; else 1, with the reasons on stdout, where `docker inspect` shows them."""
-    connection = http.client.HTTPConnection(
-        "127.0.0.1", int(os.environ.get("MODEL_SERVER_PORT") or 5000), timeout=30
-    )
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("MODEL_SERVER_PORT") or 5000), timeout=30)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()

@@ -189,9 +189,7 @@ def _wanted(manifest: Manifest) -> str:
             wanted.append(f"numbers named {', '.join(spec.columns)}")
         else:
             shape = shape_text(spec).replace("[batch, ", "[").replace("[batch]", "a single value")
-            wanted.append(
-                f"{'a picture, or ' if spec.kind == 'image' else ''}{spec.dtype} {shape} as {spec.name}"
-            )
+            wanted.append(f"{'a picture, or ' if spec.kind == 'image' else ''}{spec.dtype} {shape} as {spec.name}")
     return "; ".join(wanted)
 
 
@@ -216,14 +214,10 @@ def _check_values(spec: InputSpec, tensor: np.ndarray) -> None:
         raise InputError(f"input {spec.name}: takes true and false only")
     if wanted.kind in "iu":
         if tensor.dtype.kind not in "iu":
-            raise InputError(
-                f"input {spec.name}: takes integers only, without a decimal point ({spec.dtype})"
-            )
+            raise InputError(f"input {spec.name}: takes integers only, without a decimal point ({spec.dtype})")
         limits = np.iinfo(wanted)
         if tensor.size and (tensor.min() < limits.min or tensor.max() > limits.max):
-            raise InputError(
-                f"input {spec.name}: a number does not fit {spec.dtype} ({limits.min} … {limits.max})"
-            )
+            raise InputError(f"input {spec.name}: a number does not fit {spec.dtype} ({limits.min} … {limits.max})")
     if wanted.kind == "f" and tensor.dtype.kind not in "fiu":
         raise InputError(f"input {spec.name}: takes numbers only; null, text, true and false are none")
 

@@ -84,9 +84,7 @@ def _rows(body: dict[str, Any]) -> list[Any]:
     if body.keys() == {"rows"} and isinstance(body["rows"], list):
         return body["rows"]
     found = ", ".join(body) or "nothing"
-    raise InputError(
-        f'send {{"row": …}} or {{"rows": […]}}, or a picture as the form field file; it has {found[:80]}'
-    )
+    raise InputError(f'send {{"row": …}} or {{"rows": […]}}, or a picture as the form field file; it has {found[:80]}')
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:

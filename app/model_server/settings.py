@@ -64,7 +64,5 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise SettingsError(
-            f"{name}={text}: not a number above 0. Correct it or leave it out (default {default:g})."
-        )
+        raise SettingsError(f"{name}={text}: not a number above 0. Correct it or leave it out (default {default:g}).")
     return value

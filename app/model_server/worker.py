@@ -19,13 +19,15 @@ LAST_REQUESTS_SECONDS = 2.0
 class Worker(GeventWorker):
     """A gevent worker that divides its time among its connections and ends when nothing is left to answer."""
 
+    wsgi: Any
+
     def init_process(self) -> None:
         self._idle: dict[gevent.Greenlet, gevent.Timeout] = {}
         super().init_process()
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        application: Any = self.wsgi
+        application = self.wsgi
 
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
             def start(*args: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+
 from model_server.app import create_app
 from model_server.bundle import InputSpec, Manifest, OutputSpec, write_manifest
 from model_server.settings import Settings

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import make_manifest
 from model_server.answers import check_expected, decode, verdict
 from model_server.bundle import Example, InputSpec, OutputSpec

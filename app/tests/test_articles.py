@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MODELS, make_manifest
 from flask.testing import FlaskClient
-from model_server.bundle import BundleError, InputSpec, OutputSpec
 from PIL import Image
+
+from conftest import MODELS, make_manifest
+from model_server.bundle import BundleError, InputSpec, OutputSpec
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
 

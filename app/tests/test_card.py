@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from model_server.card import CardError, InputCard, OutputCard, load_card
 
 

@@ -20,6 +20,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from keras import layers
+
 from model_server.bundle import Manifest, read_manifest
 from model_server.card import CardError
 from model_server.compile import CompileError, build

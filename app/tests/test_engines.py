@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+
 from model_server.bundle import BundleError, Manifest, read_bundle, read_manifest, rows_model
 from model_server.compile import build
 from model_server.compile.build import compile_model

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from conftest import make_manifest
 from model_server.bundle import Example, InputSpec, Manifest
 from model_server.inputs import (
@@ -21,7 +23,6 @@ from model_server.inputs import (
     to_tensor,
     zeros,
 )
-from PIL import Image
 
 
 def picture_model(color: str = "grayscale", shape: tuple[int, ...] = (-1, 4, 4, 1), **how: Any) -> Manifest:
@@ -90,12 +91,7 @@ def bomb(width: int, height: int) -> bytes:
         return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 0])
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(

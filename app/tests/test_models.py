@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
 from model_server.answers import check_expected
 from model_server.bundle import read_bundle, read_manifest
 from model_server.engines import load_engine

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import MODELS, Server
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -17,9 +18,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-QUIET = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-)
+QUIET = "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 QUIET += " --disable-component-update --disable-dev-shm-usage --window-size=1200,1000"
 
 
@@ -157,9 +156,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_blocked(page: Page) -> None
     page.open("digits")
     page.all("#samples button")[0].click()
     page.answer()
-    loaded = page.driver.execute_script(
-        "return performance.getEntriesByType('resource').map((one) => one.name)"
-    )
+    loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
     assert len(loaded) > 4
     assert all(name.startswith((page.server.address, f"blob:{page.server.address}")) for name in loaded)
     assert page.driver.get_log("browser") == []

@@ -20,12 +20,13 @@ from typing import Any
 import gevent
 import numpy as np
 import pytest
-from conftest import APP, MODELS, Server, make_manifest, python_path
 from flask.testing import FlaskClient
+from PIL import Image
+
+from conftest import APP, MODELS, Server, make_manifest, python_path
 from model_server.bundle import Example, InputSpec, OutputSpec
 from model_server.engines import EngineError
 from model_server.settings import Settings, SettingsError, usable_cpus
-from PIL import Image
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
 FLOATS = InputSpec("x", "float32", (-1, 1), "x", "tensor")
@@ -128,9 +129,7 @@ def test_the_catalogue_names_what_the_page_needs(client: FlaskClient) -> None:
     assert client.post("/predict/digits", data=response.data, content_type="image/png").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path", ["manifest.json", "model.tflite", "examples/../manifest.json", "examples/none.png"]
-)
+@pytest.mark.parametrize("path", ["manifest.json", "model.tflite", "examples/../manifest.json", "examples/none.png"])
 def test_only_examples_leave_the_bundle(client: FlaskClient, path: str) -> None:
     assert client.get(f"/models/digits/{path}").status_code == 404
 
@@ -143,9 +142,7 @@ def test_rows_are_answered_in_one_batch(client: FlaskClient) -> None:
 
 
 def test_answers_are_strict_json(serve: Callable[..., FlaskClient]) -> None:
-    response = serve((make_manifest([FLOATS], [LABEL]), always(np.nan, 1))).post(
-        "/predict/made", json={"row": [1]}
-    )
+    response = serve((make_manifest([FLOATS], [LABEL]), always(np.nan, 1))).post("/predict/made", json={"row": [1]})
     assert response.json["answers"] == [{"y": {"index": None, "label": None, "values": [None, 1.0]}}]
 
 

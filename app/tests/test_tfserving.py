@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Tensors, make_manifest
 from flask.testing import FlaskClient
+
+from conftest import Tensors, make_manifest
 from model_server.bundle import InputSpec, OutputSpec
 
 FLOATS = InputSpec("x", "float32", (-1, 2), "x", "tensor")
@@ -82,9 +83,7 @@ def test_several_inputs_and_outputs(serve: Callable[..., FlaskClient]) -> None:
 
 def test_numbers_keep_their_kind_and_their_shortest_digits(serve: Callable[..., FlaskClient]) -> None:
     body = {"inputs": {"x": [[0.1, 3]], "n": [3]}}
-    assert (
-        serve(TWO).post("/v1/models/two:predict", json=body).text == '{"outputs":{"x":[[0.1,3.0]],"n":[6]}}'
-    )
+    assert serve(TWO).post("/v1/models/two:predict", json=body).text == '{"outputs":{"x":[[0.1,3.0]],"n":[6]}}'
 
 
 def test_tokens_for_what_is_not_finite(serve: Callable[..., FlaskClient]) -> None:
@@ -169,9 +168,7 @@ def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: in
     assert words in response.json["error"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/models/xor", "/v1/models/xor/versions/1", "/v1/models/xor/labels/stable"]
-)
+@pytest.mark.parametrize("path", ["/v1/models/xor", "/v1/models/xor/versions/1", "/v1/models/xor/labels/stable"])
 def test_status(client: FlaskClient, path: str) -> None:
     assert client.get(path).json == {
         "model_version_status": [
@@ -204,9 +201,7 @@ def test_text_goes_in_and_out(serve: Callable[..., FlaskClient]) -> None:
     def upper(tensors: Tensors) -> Tensors:
         return {"upper": np.array([item.upper() for item in tensors["t"]], object), "raw_bytes": tensors["t"]}
 
-    response = serve((model, upper)).post(
-        "/v1/models/text:predict", json={"instances": ["ab", {"b64": "/w=="}]}
-    )
+    response = serve((model, upper)).post("/v1/models/text:predict", json={"instances": ["ab", {"b64": "/w=="}]})
     assert response.json["predictions"] == [
         {"upper": "AB", "raw_bytes": {"b64": "YWI="}},
         {"upper": "\ufffd", "raw_bytes": {"b64": "/w=="}},

@@ -36,11 +36,15 @@ def test_firewall_runs_now_and_at_every_boot(host):
 
 @pytest.mark.parametrize(("port", "answers"), [(9000, True), (8099, False)])
 def test_neighbour_reaches_open_ports_only(host, port, answers):
-    neighbour = testinfra.get_host("ansible://slipway-base-open", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+    neighbour = testinfra.get_host(
+        "ansible://slipway-base-open", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"]
+    )
     address = host.check_output("hostname -I").split()[0]
     host.check_output(f"systemd-run --quiet --unit=listener-{port} python3 -m http.server {port}")
     try:
-        assert host.run(f"curl -sS -o /dev/null --retry 20 --retry-connrefused --retry-delay 1 127.0.0.1:{port}").rc == 0
+        assert (
+            host.run(f"curl -sS -o /dev/null --retry 20 --retry-connrefused --retry-delay 1 127.0.0.1:{port}").rc == 0
+        )
         assert (neighbour.run(f"curl -sS -o /dev/null --max-time 2 http://{address}:{port}").rc == 0) == answers
     finally:
         host.check_output(f"systemctl stop listener-{port}")

@@ -23,4 +23,6 @@ def test_mirror_is_verified_by_the_archive_key(host):
 
 def test_time_comes_from_the_named_servers_alone(host):
     config = host.check_output("chronyd -p -f /etc/chrony/chrony.conf")
-    assert [line.split()[1] for line in config.splitlines() if line.startswith(("server", "pool"))] == ["ntp.example.org"]
+    assert [line.split()[1] for line in config.splitlines() if line.startswith(("server", "pool"))] == [
+        "ntp.example.org"
+    ]

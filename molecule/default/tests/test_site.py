@@ -72,7 +72,18 @@ def neighbour(command: str) -> subprocess.CompletedProcess[str]:
     inspect = ["docker", "inspect", "--format", "{{.Config.Image}} {{.NetworkSettings.IPAddress}}", "slipway-default"]
     image, gateway = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.split()
     route = f"ip route add 172.16.239.0/24 via {gateway}"
-    run = ["docker", "run", "--rm", "--cap-add", "NET_ADMIN", "--entrypoint", "sh", image, "-euc", f"{route}; {command}"]
+    run = [
+        "docker",
+        "run",
+        "--rm",
+        "--cap-add",
+        "NET_ADMIN",
+        "--entrypoint",
+        "sh",
+        image,
+        "-euc",
+        f"{route}; {command}",
+    ]
     return subprocess.run(run, capture_output=True, text=True, check=False)
 
 
@@ -81,18 +92,31 @@ def test_only_nginx_is_reached_from_the_network(host: Host) -> None:
     blocked = neighbour(ask)
     assert blocked.returncode != 0 and blocked.stdout == ""
     # The same question with the protections taken away: so it is they that answered above.
-    host.check_output("systemctl stop firewalld && iptables --policy FORWARD ACCEPT && iptables --insert FORWARD --jump ACCEPT")
+    host.check_output(
+        "systemctl stop firewalld && iptables --policy FORWARD ACCEPT && iptables --insert FORWARD --jump ACCEPT"
+    )
     try:
         assert "alive" in neighbour(ask).stdout or neighbour(ask).returncode == 0
     finally:
-        host.check_output("iptables --delete FORWARD --jump ACCEPT; systemctl start firewalld; systemctl restart docker")
-        host.check_output("timeout 60 sh -c 'until curl --silent --fail http://172.16.239.10:5000/readyz; do sleep 1; done'")
+        host.check_output(
+            "iptables --delete FORWARD --jump ACCEPT; systemctl start firewalld; systemctl restart docker"
+        )
+        host.check_output(
+            "timeout 60 sh -c 'until curl --silent --fail http://172.16.239.10:5000/readyz; do sleep 1; done'"
+        )
     assert neighbour(ask).returncode != 0
 
 
 def site_changes() -> list[str]:
     """The tasks that `ansible-playbook site.yml --check --diff` would change something in."""
-    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--check", "--diff", "site.yml"]
+    command = [
+        "ansible-playbook",
+        "--inventory",
+        os.environ["MOLECULE_INVENTORY_FILE"],
+        "--check",
+        "--diff",
+        "site.yml",
+    ]
     environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -110,12 +134,12 @@ def test_check_mode_reports_what_was_altered_by_hand_and_nothing_else(host: Host
     files = host.check_output("grep --recursive --files-with-matches client_max_body_size /etc/nginx").split()
     host.check_output("cp --archive %s /tmp/nginx-line && cp --archive /etc/slipway/tls/fullchain.pem /tmp/", files[0])
     host.check_output("sed --in-place 's/client_max_body_size .*/client_max_body_size 99m;/' %s", files[0])
-    host.check_output("docker update --memory 600m --memory-swap 600m model-server-2")
+    host.check_output("docker update --memory 2g --memory-swap 2g model-server-2")
     host.check_output("cp /etc/slipway/tls/ca.pem /etc/slipway/tls/fullchain.pem")
     try:
         changes = site_changes()
     finally:
         host.check_output("mv /tmp/nginx-line %s && mv /tmp/fullchain.pem /etc/slipway/tls/", files[0])
-        host.check_output("docker update --memory 512m --memory-swap 512m model-server-2")
+        host.check_output("docker update --memory 1g --memory-swap 1g model-server-2")
     assert [name.partition(" : ")[0] for name in changes] == ["certificate", "nginx", "model_server"], changes
     assert site_changes() == []

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 RESTART_ENGINE = "systemctl reset-failed docker && systemctl restart docker"
-# One after the other, nothing mended in between: the last leaves firewalld running and the engine started after it, as at boot.
+# One after the other, nothing mended in between: the last leaves firewalld running and the engine started after it,
+# as at boot.
 EVENTS = {
     "converged": "true",
     "firewalld reloaded": "firewall-cmd --reload",
@@ -24,7 +25,7 @@ EVENTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def policy_of_later_engines(host, listener):
-    """Has firewalld forward into Docker's zone, as engines from 27 on tell it to: firewalld no longer closes the bridge."""
+    """Has firewalld forward into Docker's zone, as engines from 27 on tell it to: it no longer closes the bridge."""
     policy = "firewall-cmd --quiet --permanent"
     host.check_output(
         f"{policy} --new-policy docker-forwarding && {policy} --policy docker-forwarding --add-ingress-zone ANY && "

@@ -49,7 +49,9 @@ def test_the_server_has_the_image_with_a_layer_a_model(host: Host) -> None:
     )
 
 
-def test_a_model_that_changed_is_compiled_alone_and_litert_alone_makes_a_smaller_image(models: Path, play: Callable) -> None:
+def test_a_model_that_changed_is_compiled_alone_and_litert_alone_makes_a_smaller_image(
+    models: Path, play: Callable
+) -> None:
     for name in ("digits_even", "wine"):
         shutil.rmtree(models / name)
     card = models / "xor/model.yml"
