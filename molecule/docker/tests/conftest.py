@@ -14,8 +14,7 @@ def listener(host) -> str:
     """Starts the container, from an image made of one static file, and gives its name."""
     for command in (
         "docker rm --force listener",
-        "tar --directory / --create --file - usr/bin/busybox"
-        " | docker import --change 'CMD /usr/bin/busybox sh' - busybox",
+        "tar --directory / --create --file - usr/bin/busybox | docker import - busybox",
         "docker network inspect slipway >/dev/null || docker network create --subnet 172.16.239.0/24"
         " --opt com.docker.network.bridge.name=slipway0 slipway",
         f"docker run --detach --name listener --restart unless-stopped --network slipway --ip {ADDRESS}"
