@@ -34,7 +34,7 @@ def picture(host: Host) -> Iterator[str]:
 def test_http_redirects_to_https(host: Host) -> None:
     answer = host.check_output("curl --silent --head 'http://slipway-default/a/b?c=d'")
     assert answer.startswith("HTTP/1.1 301")
-    assert "location: https://slipway-default/a/b?c=d\r\n" in answer.lower()
+    assert "\r\nLocation: https://slipway-default/a/b?c=d" in answer
 
 
 def test_rows_are_answered_as_the_articles_client_expects(host: Host) -> None:
@@ -113,7 +113,7 @@ def site_changes() -> list[str]:
     ]
     environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
     plays = json.loads(run.stdout[run.stdout.index("{") :])["plays"]
     return [
         task["task"]["name"]
@@ -135,5 +135,6 @@ def test_check_mode_reports_what_was_altered_by_hand_and_nothing_else(host: Host
     finally:
         host.check_output("mv /tmp/nginx-line %s && mv /tmp/fullchain.pem /etc/slipway/tls/", files[0])
         host.check_output("docker update --memory 1g --memory-swap 1g model-server-2")
-    assert [name.partition(" : ")[0] for name in changes] == ["certificate", "nginx", "model_server"], changes
+    roles = list(dict.fromkeys(name.partition(" : ")[0] for name in changes))
+    assert roles == ["certificate", "nginx", "model_server"], changes
     assert site_changes() == []
