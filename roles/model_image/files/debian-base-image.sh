@@ -28,7 +28,7 @@ apt update
 dpkg-deb -x "$work"/mmdebstrap_*.deb "$work/tool"
 
 # usr-is-merged in place of usrmerge saves 45 MB of Perl; the exclusions are those of the official slim images.
-"$work/tool/usr/bin/mmdebstrap" --quiet --variant=minbase --mode=root \
+PATH="$work/tool/usr/bin:$PATH" mmdebstrap --quiet --variant=minbase --mode=root \
     --hook-dir="$work/tool/usr/share/mmdebstrap/hooks/merged-usr" --include=usr-is-merged \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
