@@ -7,10 +7,10 @@ suite=$1
 mirror=$2
 image=$3
 
-for tool in apt-get dpkg-deb perl; do
-    command -v "$tool" >/dev/null || {
-        echo "no image registry answered, and building the base image from packages needs $tool (a Debian or Ubuntu" \
-            "machine); remedy: docker load an image of debian:$suite-slim, or set model_image_base_source" >&2
+for tool in "apt-get --version" "dpkg-deb --version" "perl -MEnglish -e 1"; do
+    sh -c "$tool" >/dev/null 2>&1 || {
+        echo "no image registry answered, and making the base image from packages needs '$tool' to work here; remedy: on" \
+            "Debian or Ubuntu apt-get install perl, elsewhere docker load a debian:$suite-slim and docker tag it $image" >&2
         exit 1
     }
 done
