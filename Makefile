@@ -1,6 +1,6 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STARTED := $(shell date +%s)
-.PHONY: help up down test lint unit train tools dev-tools
+.PHONY: help up down test chaos lint unit train tools dev-tools
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -14,6 +14,9 @@ down: tools ## Remove that server again
 
 test: dev-tools ## Run every check
 	@scripts/check all
+
+chaos: dev-tools ## Change and break a server while clients ask, and count what they notice
+	@CHAOS=full pytest -rP tests/test_chaos.py
 
 lint: dev-tools ## Lint roles, playbooks, Python, shell and Dockerfiles
 	@scripts/check lint

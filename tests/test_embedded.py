@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def make(target: str) -> str:
-    environment = os.environ | {"ANSIBLE_INVENTORY": "tests/embedded"}
-    run = subprocess.run(["make", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-5000:] + run.stderr
-    return run.stdout
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Iterator[str]:
-    make("down")
-    yield make("up")
-    make("down")
+from conftest import ROOT, make
 
 
 def predict() -> list[list[float]]:

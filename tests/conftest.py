@@ -1,0 +1,28 @@
+"""The embedded host that the tests of `make up` and those of changes under load share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make(target: str) -> str:
+    """Run a target of the Makefile on the embedded host of the checks' own and return what it said."""
+    environment = os.environ | {"ANSIBLE_INVENTORY": "tests/embedded"}
+    run = subprocess.run(["make", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[str]:
+    """A fresh embedded host, slipway-check at port 18443; the value is what its `make up` said."""
+    make("down")
+    yield make("up")
+    make("down")
