@@ -80,14 +80,19 @@ def matrix() -> dict[str, dict[str, str]]:
     ):
         version, openssl, http2, suite = build
         variables = variables_of(system, _nginx_version=version, _nginx_openssl=openssl, nginx_upstream_servers=servers)
-        variables |= settings
+        variables |= settings | {"nginx_upstream_spare": "172.16.239.9:5000"}
         variables["ansible_facts"] = SYSTEMS[system] | {"lo": loopback}
-        nginx, upstream = render("nginx.conf.j2", variables), render("upstream.conf.j2", variables)
+        names = ("nginx.conf", "upstream.conf", "rotation.conf")
+        files = {name: render(f"{name}.j2", variables) for name in names}
+        nginx, upstream, rotation = files.values()
         assert ("http2 on;" in nginx, " http2 default_server" in nginx) == (http2, not http2)
         assert ("TLSv1.3" in nginx) == (openssl != "1.0.2")
         assert ("[::]:443" in nginx) == ("ipv6" in loopback)
-        assert upstream.count("max_fails") == len(servers)
-        cases[f"{suite}/{number}"] = {"nginx.conf": nginx, "upstream.conf": upstream}
+        # All servers together; and for each one the others and the spare, chosen while that one is out of rotation.
+        assert upstream.count("max_fails") == len(servers) + len(servers) ** 2
+        groups = set(re.findall(r"^upstream (\S+) {", upstream, re.MULTILINE))
+        assert set(re.findall(r"set \$model_servers (\S+);", rotation)) == groups
+        cases[f"{suite}/{number}"] = files
     return cases
 
 

@@ -97,7 +97,7 @@ def test_a_setting_altered_by_hand_is_all_that_is_reported(host: Host, play: Cal
     try:
         outcome = play(*ROLES, check=True)
         assert outcome.failure == ""
-        assert outcome.changed == ["model_server : Run the replica model-server-2"]
+        assert outcome.changed == ["model_server : Compare each replica with the release"]
     finally:
         host.check_output("docker update --memory 1g --memory-swap 1g model-server-2")
     assert play(*ROLES, check=True).changed == []
