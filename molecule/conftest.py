@@ -14,10 +14,11 @@ import pytest
 
 @dataclass
 class Outcome:
-    """What a play came to: the tasks that changed something, and the message of the one that failed ("" = none)."""
+    """What a play came to: the tasks that changed something, the failure ("" = none), what was told."""
 
     changed: list[str]
     failure: str
+    said: str
 
 
 @pytest.fixture
@@ -54,14 +55,16 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         start = process.stdout.find("{")
         assert start >= 0, process.stdout + process.stderr
-        changed, failure = [], ""
+        changed, failure, said = [], "", []
         for task in (task for each in json.loads(process.stdout[start:])["plays"] for task in each["tasks"]):
             for result in task["hosts"].values():
                 if result.get("changed"):
                     changed.append(task["task"]["name"])
+                if result.get("action") == "ansible.builtin.debug" and "msg" in result:
+                    said.append(str(result["msg"]))
                 if result.get("failed") and not failure:
                     failure = " ".join(str(result.get(key, "")) for key in ("msg", "stderr"))
         assert process.returncode == 0 or failure, process.stdout + process.stderr
-        return Outcome(changed, failure)
+        return Outcome(changed, failure if process.returncode else "", "\n".join(said))
 
     return run

@@ -1,18 +1,24 @@
-"""The role model_image: what is built, how large, what is refused, and that equal input builds nothing."""
+"""The role model_image: what is built, shipped, refused and removed, and that equal input does nothing."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from testinfra.host import Host
 
-MODELS = Path(__file__).resolve().parents[3] / "models"
+ROOT = Path(__file__).resolve().parents[3]
+OWN = Path(f"/var/tmp/slipway-{os.getuid()}")  # where a run has its folders
 MEGABYTE = 10**6
+SHIP = ("model_image", "model_image/ship")
+COMPILE = "model_image : Compile the models that changed"
 
 
 def docker(*arguments: str) -> str:
@@ -20,73 +26,130 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def built() -> set[str]:
-    return set(docker("image", "ls", "slipway/model-server", "--format", "{{.Tag}}").split())
-
-
-def bundles() -> set[str]:
+def bundles(*conditions: str) -> set[str]:
+    """The compiled models on this machine, where other checks compile meanwhile."""
     volume = ("run", "--rm", "--volume", "slipway-bundles:/bundles:ro", "slipway/base:bookworm")
-    return set(docker(*volume, "ls", "/bundles").split())
+    return set(docker(*volume, "find", "/bundles", "-name", "*.tar", *conditions, "-printf", "%f\n").split())
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(MODELS, tmp_path / "models"))
+    return Path(shutil.copytree(ROOT / "models", tmp_path / "models"))
 
 
 def test_the_server_has_the_image_with_a_layer_a_model(host: Host) -> None:
     (tag,) = host.check_output("docker image ls slipway/model-server --format '{{.Tag}}'").split()
     image = json.loads(host.check_output("docker image inspect slipway/model-server:%s", tag))[0]
-    assert image["Config"]["Labels"] == {
-        "slipway.models": "digits digits_even wine xor",
-        "slipway.engines": "litert onnx",
-    }
+    assert image["Config"]["Labels"]["slipway.models"] == "digits digits_even wine xor"
+    assert image["Config"]["Labels"]["slipway.engines"] == "litert onnx"
     assert image["Size"] <= 430 * MEGABYTE
     history = host.check_output("docker history --no-trunc --format '{{.CreatedBy}}' slipway/model-server:%s", tag)
-    assert sum(" in /bundle/" in line for line in history.splitlines()) == 4
+    assert sum(" ADD file:" in line for line in history.splitlines()) == 4
     assert "tensorflow" not in host.check_output(
         "docker run --rm --network none slipway/model-server:%s ls /opt/libraries", tag
     )
 
 
-def test_a_model_that_changed_is_compiled_alone_and_litert_alone_makes_a_smaller_image(
-    models: Path, play: Callable
+def newest(host: Host) -> str:
+    return host.check_output("docker image ls slipway/model-server --format '{{.Repository}}:{{.Tag}}'").split()[0]
+
+
+def shipped(said: str) -> tuple[float, int]:
+    """The bytes and the layers that were shipped, as the operator is told."""
+    match = re.search(r"shipped ([\d.]+) (Bytes|KB|MB) \((\d+) of \d+ layers", said)
+    assert match, said
+    return float(match[1]) * {"Bytes": 1, "KB": 2**10, "MB": 2**20}[match[2]], int(match[3])
+
+
+def assert_it_serves(host: Host, image: str) -> None:
+    """Ready means that every example of every model was answered rightly."""
+    assert host.check_output("docker image inspect --format '{{.Id}}' %s", image) == docker(
+        "image", "inspect", "--format", "{{.Id}}", image
+    )
+    host.check_output("docker run --detach --rm --name try --publish 127.0.0.1:5000:5000 %s", image)
+    try:
+        host.check_output(
+            "curl --silent --show-error --fail --retry 20 --retry-delay 1 --retry-all-errors http://127.0.0.1:5000/readyz"
+        )
+    finally:
+        host.check_output("docker kill try")
+
+
+def test_a_model_that_changed_is_compiled_and_shipped_alone(host: Host, models: Path, play: Callable) -> None:
+    card = models / "digits/model.yml"  # the other models' layers lie upon its own
+    card.write_text(card.read_text() + f"# {models}\n")
+    start = time.time()
+    outcome = play(*SHIP, model_image_models=str(models))
+    assert outcome.failure == ""
+    image = newest(host)
+    needs = host.check_output("docker image inspect --format '{{index .Config.Labels \"slipway.needs\"}}' %s", image)
+    compiled = bundles("-newermt", f"@{start}") & set(needs.split())
+    assert [name.split("-")[0] for name in compiled] == ["digits"]
+    size, layers = shipped(outcome.said)
+    files = sum(file.stat().st_size for file in (models / "digits").rglob("*"))
+    assert layers == 1
+    assert size < 2 * files + 100_000
+    assert_it_serves(host, image)
+
+    again = play(*SHIP, model_image_models=str(models))
+    assert (again.failure, again.changed, again.said) == ("", [], "")
+
+
+def test_an_app_that_changed_ships_no_libraries_and_a_killed_run_leaves_nothing(
+    host: Host, tmp_path: Path, play: Callable
 ) -> None:
+    app = Path(shutil.copytree(ROOT / "app", tmp_path / "app"))
+    with (app / "model_server/page.py").open("a") as page:
+        page.write(f"# {app}\n")
+    left = ("/var/cache/slipway/image.tar.gz", "/root/.ansible/slipway-ship/ansible-tmp-1/source")
+    host.check_output(f"install -D /etc/passwd {left[0]} && install -D /etc/passwd {left[1]}")
+    killed = OWN / "build-killed"
+    killed.mkdir(parents=True, exist_ok=True)
+    os.utime(killed, (0, 0))
+    outcome = play(*SHIP, _model_image_app=str(app))
+    assert outcome.failure == ""
+    assert COMPILE not in outcome.changed
+    size, layers = shipped(outcome.said)
+    assert layers == 2  # the app, and what Python compiled of it
+    assert size < MEGABYTE
+    assert_it_serves(host, newest(host))
+    assert not killed.exists() and not list(OWN.glob("ship-slipway-model-image-*"))
+    assert not any(host.file(str(Path(path).parent)).exists for path in left)
+
+
+def test_models_that_need_only_litert_make_a_smaller_image(models: Path, play: Callable) -> None:
     for name in ("digits_even", "wine"):
         shutil.rmtree(models / name)
-    card = models / "xor/model.yml"
-    card.write_text(card.read_text() + f"# {models}\n")
-    images, before = built(), bundles()
-    assert play("model_image", model_image_models=str(models)).failure == ""
-    assert [name.split("-")[0] for name in bundles() - before] == ["xor"]
-    (tag,) = built() - images
-    image = json.loads(docker("image", "inspect", f"slipway/model-server:{tag}"))[0]
-    assert image["Config"]["Labels"]["slipway.engines"] == "litert"
-    assert image["Size"] <= 350 * MEGABYTE
-    assert play("model_image", model_image_models=str(models)).changed == []
+    outcome = play("model_image", model_image_models=str(models))
+    assert outcome.failure == ""
+    assert COMPILE not in outcome.changed
+    image = docker("image", "ls", "--quiet", "--filter", "label=slipway.models=digits xor").split()[0]
+    settings = json.loads(docker("image", "inspect", image))[0]
+    assert settings["Config"]["Labels"]["slipway.engines"] == "litert"
+    assert settings["Size"] <= 350 * MEGABYTE
 
 
 def spoil_weights(models: Path) -> None:
-    (models / "digits/digits.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
+    (models / "spoilt/digits.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
 
 
 def name_a_missing_file(models: Path) -> None:
-    card = models / "digits/model.yml"
+    card = models / "spoilt/model.yml"
     card.write_text("model: nowhere.h5\n" + card.read_text())
 
 
 def drop_a_label(models: Path) -> None:
-    card = models / "digits/model.yml"
+    card = models / "spoilt/model.yml"
     card.write_text(card.read_text().replace(", 9]", "]"))
 
 
 def add_an_unknown_key(models: Path) -> None:
-    with (models / "digits/model.yml").open("a") as card:
+    with (models / "spoilt/model.yml").open("a") as card:
         card.write("titel: Digits\n")
 
 
 def name_it_badly(models: Path) -> None:
-    (models / "digits").rename(models / "My Digits")
+    (models / "spoilt").rename(models / "My Spoilt")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +159,7 @@ def name_it_badly(models: Path) -> None:
         (name_a_missing_file, "nowhere.h5"),
         (drop_a_label, "labels"),
         (add_an_unknown_key, "titel"),
-        (name_it_badly, "My Digits"),
+        (name_it_badly, "My Spoilt"),
     ],
 )
 def test_a_model_that_can_not_be_served_stops_the_build(
@@ -104,12 +167,13 @@ def test_a_model_that_can_not_be_served_stops_the_build(
 ) -> None:
     for name in ("digits_even", "wine"):
         shutil.rmtree(models / name)
+    (models / "digits").rename(models / "spoilt")
     spoil(models)
-    images, before = built(), bundles()
     outcome = play("model_image", model_image_models=str(models))
     assert message in outcome.failure
-    assert built() == images
-    assert bundles() == before
+    assert docker("image", "ls", "--quiet", "--filter", "label=slipway.models=spoilt xor") == ""
+    assert not bundles("-name", "spoilt*")
+    assert not list(OWN.glob("build-*/models/spoilt"))
 
 
 def test_a_server_of_another_architecture_is_refused(play: Callable) -> None:
@@ -117,3 +181,68 @@ def test_a_server_of_another_architecture_is_refused(play: Callable) -> None:
     outcome = play("model_image", arguments=facts)
     assert "would not start there" in outcome.failure
     assert "Remedy: set model_image_builder" in outcome.failure
+
+
+@pytest.fixture
+def nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the role prune the engine of the test host in place of this machine's, whose images are not for a test."""
+    command = tmp_path / "bin/docker"
+    command.parent.mkdir()
+    command.write_text(
+        f"""#!/bin/sh
+case $1 in
+image | rmi | run) exec {shutil.which("docker")} exec --interactive slipway-model-image docker "$@" ;;
+*) exec {shutil.which("docker")} "$@" ;;
+esac
+"""
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("nested")
+def test_the_builder_keeps_the_newest_images_and_what_they_were_built_of(
+    host: Host, tmp_path: Path, play: Callable
+) -> None:
+    base = newest(host)
+    in_volume = "docker run --rm --user 0 --volume slipway-bundles:/bundles slipway/model-server:2"
+    for number in (1, 2, 3, 4):
+        needs = f"slipway/toolchain:common slipway/runtime:{number} common.tar xor-{number}.tar"
+        dockerfile = f'FROM {base}\\nLABEL slipway.needs="{needs}"'
+        host.check_output(f"printf '{dockerfile}' | docker build --tag slipway/model-server:{number} -")
+        host.check_output(f"docker tag {base} slipway/runtime:{number}")
+        time.sleep(1)  # an image's age is in seconds
+    host.check_output(f"docker tag {base} slipway/toolchain:common && docker tag {base} slipway/toolchain:old")
+    host.check_output(
+        f"{in_volume} sh -c 'cd /bundles; touch common.tar xor-1.tar xor-2.tar xor-3.tar xor-4.tar part.x'"
+    )
+
+    def there() -> set[str]:
+        images = host.check_output("docker image ls --format '{{.Repository}}:{{.Tag}}' 'slipway/*'").split()
+        return {*images, *host.check_output(f"{in_volume} ls /bundles").split()}
+
+    def prune() -> tuple[list[str], str]:
+        outcome = play(
+            "model_image/prune",
+            model_image_name="slipway/model-server:2",
+            model_image_keep=2,
+            _model_image_builds=str(tmp_path / "builds"),
+        )
+        assert outcome.failure == ""
+        return outcome.changed, outcome.said
+
+    kept = {f"slipway/{name}" for name in ("model-server:2", "model-server:4", "runtime:2", "runtime:4")}
+    kept |= {"slipway/toolchain:common", "common.tar", "xor-2.tar", "xor-4.tar"}
+    building = tmp_path / "builds/build-x"
+    building.mkdir(parents=True)
+    host.check_output("docker run --detach --rm --name busy slipway/model-server:1 sleep 600")
+    _, said = prune()
+    assert "WARNING" in said and '"slipway/model-server:1"' in said
+    assert there() >= kept | {"slipway/model-server:1", "slipway/toolchain:old", "slipway/runtime:1", "xor-1.tar"}
+    assert not there() & {"slipway/model-server:3", base}
+
+    building.rmdir()
+    host.check_output("docker kill busy")
+    prune()
+    assert there() == kept
+    assert prune() == ([], "")
