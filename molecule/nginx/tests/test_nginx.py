@@ -192,6 +192,41 @@ def test_no_release_is_503_in_json_until_one_is_there(ask: Ask, play: Play) -> N
     assert ask("/").status == 200
 
 
+def test_a_model_server_leaves_rotation_by_a_file_and_without_a_reload(host: Host, ask: Ask, play: Play) -> None:
+    running = workers(host)
+    answering = lambda: {ask("/").json["server"] for _ in range(12)}  # noqa: E731
+    assert answering() == {5001, 5002}
+    host.check_output("touch /etc/nginx/out/127.0.0.1:5001")
+    try:
+        assert answering() == {5002}
+        assert play("nginx").changed == [], "it is no file to be loaded"
+    finally:
+        host.check_output("rm /etc/nginx/out/127.0.0.1:5001")
+    assert answering() == {5001, 5002}
+    assert workers(host) == running
+
+
+def test_maintenance_is_503_with_retry_after_and_needs_no_reload(host: Host, ask: Ask, play: Play) -> None:
+    running = workers(host)
+    assert len(play("nginx/maintenance", nginx_maintenance=True).changed) == 1
+    try:
+        client, browser = ask("/predict", "--data x"), ask("/", "-H 'Accept: text/html,*/*;q=0.8'")
+        assert play("nginx/maintenance", nginx_maintenance=True).changed == []
+        assert play("nginx").changed == []
+    finally:
+        assert len(play("nginx/maintenance", nginx_maintenance=False).changed) == 1
+    assert (
+        (client.status, client.headers["retry-after"])
+        == (browser.status, browser.headers["retry-after"])
+        == (503, "120")
+    )
+    assert "in maintenance" in client.json["error"]
+    assert browser.headers["content-type"] == "text/html" and "in maintenance" in browser.body
+    after = ask("/")
+    assert after.status == 200 and "retry-after" not in after.headers
+    assert workers(host) == running
+
+
 def test_bad_address_is_refused_before_it_is_written(host: Host, play: Play) -> None:
     before = host.file("/etc/nginx/upstream.conf").content_string
     assert "Remedy" in play("nginx/upstream", nginx_upstream_servers=["model.example"]).failure
