@@ -85,6 +85,7 @@ def test_a_lease_is_taken_over_only_from_the_dead(host: Host, play: Play, left: 
     if taken:
         assert outcome.failure == ""
         assert "somebody" not in line
+        assert "its lease was taken over" in outcome.said and "by somebody from" in outcome.said
     else:
         assert all(part in outcome.failure for part in ("by somebody from", "since 20", f"remove {LEASE}"))
         assert "somebody" in line
