@@ -56,6 +56,27 @@ def test_the_history_says_who_served_what_when(host: Host, image: str) -> None:
     assert not host.file(LEASE).exists
 
 
+def test_status_says_what_serves_and_how_it_is(host: Host, play: Play) -> None:
+    release = serving(host)
+    host.check_output("docker stop --time 1 model-server-2 && touch /etc/nginx/maintenance")
+    try:
+        outcome = play("release/status", model_server_workers=1)
+    finally:
+        host.check_output("docker start model-server-2 && rm /etc/nginx/maintenance")
+    assert outcome.changed == []
+    for said in (
+        f"release {release} serves since 20",
+        f"model-server-1 at 172.16.239.10: release {release}, running, ready",
+        f"model-server-2 at no address: release {release}, exited, not ready",
+        "nginx: active, in maintenance",
+        "certificate: 819 days left",
+        "disk /var/lib/docker: ",
+        "this folder: makes another release, ",
+    ):
+        assert said in outcome.said
+    assert "this folder: makes the same release" in play("release/status").said
+
+
 def holder(pid: int, started: str, controller: str = "") -> str:
     return f"somebody {controller or socket.gethostname()} {pid} {started}"
 
@@ -94,8 +115,7 @@ def test_a_lease_is_taken_over_only_from_the_dead(host: Host, play: Play, left: 
 def test_a_release_can_be_gone_back_to_and_old_ones_are_removed(host: Host, play: Play, image: str) -> None:
     first = serving(host)
     stranger = "docker run --detach --name stranger"
-    second_image, third_image = derived(host, image, "second"), derived(host, image, "third")
-    settings = {"model_image_name": second_image, "release_keep": 2}
+    settings = {"model_image_name": derived(host, image, "second"), "release_keep": 2}
     assert play("release", **settings).failure == ""
     second = serving(host)
     assert second != first
@@ -110,7 +130,7 @@ def test_a_release_can_be_gone_back_to_and_old_ones_are_removed(host: Host, play
     assert all(release in refused.failure for release in (first, second))
 
     # Only what serves and what served before is kept now. An image in use can't be removed: that is no reason to fail.
-    used = derived(host, image, "used")
+    used, third_image = derived(host, image, "used"), derived(host, image, "third")
     host.check_output(f"{stranger} {used} sleep 1000")
     assert play("release", model_image_name=third_image, release_keep=2).failure == ""
     third = serving(host)
