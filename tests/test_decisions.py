@@ -19,6 +19,7 @@ from recordings import ROOT, Call, Host, facts_of, play, problems
 TABLE = yaml.safe_load((ROOT / "tests/decisions.yml").read_text())
 SYSTEMS = TABLE["systems"]
 SELINUX = TABLE["SELinux"]
+SEFCONTEXT = "community.general.sefcontext"
 MANAGERS = ("yum", "dnf", "apt")
 
 # The other way of what the table has conditions for, and what makes the rest of the templates be rendered.
@@ -62,6 +63,7 @@ class Case(NamedTuple):
                 "^dockerd --version": f"Docker version {engine}, build 0000000",
                 "^nft ": "",
                 "^ss ": "",
+                "^restorecon ": "",
                 "nginx -V": f"nginx version: nginx/{self.nginx}\nbuilt with OpenSSL {self.openssl}",
                 "nginx -t": "",
                 "^find ": "/etc/nginx/nginx.conf",
@@ -201,11 +203,14 @@ def test_firewall_is_opened_before_it_starts_and_starts_before_docker(provisione
         assert steps == ([] if case.otherwise else ["a door", "firewalld"]) + ["docker"], case
 
 
-def test_booleans_are_set_only_under_selinux_which_stays_as_it_is(provisioned: Hosts, served: Hosts) -> None:
+def test_booleans_and_labels_are_set_only_under_selinux_which_stays_as_it_is(provisioned: Hosts, served: Hosts) -> None:
     for case, host in (provisioned | served).items():
         booleans = [call.args for call in calls(host, "ansible.posix.seboolean")]
-        assert {args["name"]: args["state"] for args in booleans} == SELINUX[case.selinux], case
+        assert {args["name"]: args["state"] for args in booleans} == SELINUX[case.selinux]["booleans"], case
         assert all(args["persistent"] for args in booleans), case
+        for role in {call.role for call in host.calls} & set(SELINUX[case.selinux]["labels"]):
+            labels = {call.args["target"]: call.args["setype"] for call in calls(host, SEFCONTEXT, role=role)}
+            assert labels == SELINUX[case.selinux]["labels"][role], case
         assert not list(calls(host, "ansible.posix.selinux", "ansible.posix.selinux_permissive")), case
 
 
