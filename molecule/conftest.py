@@ -1,4 +1,4 @@
-"""What the tests of every scenario share: `play`, which runs Ansible against the scenario's host once more."""
+"""What the tests of every scenario share: which systems a test is for, and running Ansible once more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+
+DISTRO = os.environ.get("MOLECULE_DISTRO") or "debian12"
+SYSTEMS = {DISTRO, "debian" if DISTRO == "debian12" else "rpm"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only_on(system): debian, rpm, or a value of MOLECULE_DISTRO")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("only_on"):
+        if mark.args[0] not in SYSTEMS:
+            pytest.skip(f"only on {mark.args[0]}")
 
 
 @dataclass
@@ -63,8 +77,22 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
                 if result.get("action") == "ansible.builtin.debug" and "msg" in result:
                     said.append(str(result["msg"]))
                 if result.get("failed") and not failure:
-                    failure = " ".join(str(result.get(key, "")) for key in ("msg", "stderr"))
+                    results = [result, *(item for item in result.get("results", []) if item.get("failed"))]
+                    failure = " ".join(str(each.get(key, "")) for each in results for key in ("msg", "stderr"))
         assert process.returncode == 0 or failure, process.stdout + process.stderr
         return Outcome(changed, failure if process.returncode else "", "\n".join(said))
 
     return run
+
+
+@pytest.fixture
+def python27(tmp_path: Path) -> tuple[str, ...]:
+    """Gives ansible-playbook's arguments for a second pass under Python 2.7, without packages and firewall.
+
+    The dnf module runs in Python 3 alone, and firewalld's bindings for Python 2.7 exist on CentOS 7 alone.
+    """
+    hosts = yaml.safe_load(Path(os.environ["MOLECULE_INVENTORY_FILE"]).read_text())["all"]["hosts"]
+    inventory = tmp_path / "python27.yml"
+    variables = {"ansible_python_interpreter": "/usr/bin/python2.7"}
+    inventory.write_text(json.dumps({"all": {"hosts": dict.fromkeys(hosts, variables)}}))
+    return ("--inventory", str(inventory), "--skip-tags", "packages,firewall")

@@ -101,16 +101,9 @@ def test_only_nginx_is_reached_from_the_network(host: Host) -> None:
     assert neighbour(ask).returncode != 0
 
 
-def site_changes() -> list[str]:
-    """The tasks that `ansible-playbook site.yml --check --diff` would change something in."""
-    command = [
-        "ansible-playbook",
-        "--inventory",
-        os.environ["MOLECULE_INVENTORY_FILE"],
-        "--check",
-        "--diff",
-        "site.yml",
-    ]
+def site_changes(*arguments: str) -> list[str]:
+    """The tasks in which `ansible-playbook site.yml` with these arguments changes something, or would."""
+    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], *arguments, "site.yml"]
     environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr
@@ -124,17 +117,17 @@ def site_changes() -> list[str]:
 
 
 def test_check_mode_reports_what_was_altered_by_hand_and_nothing_else(host: Host) -> None:
-    assert site_changes() == []
+    assert site_changes("--check", "--diff") == []
     files = host.check_output("grep --recursive --files-with-matches client_max_body_size /etc/nginx").split()
     host.check_output("cp --archive %s /tmp/nginx-line && cp --archive /etc/slipway/tls/fullchain.pem /tmp/", files[0])
     host.check_output("sed --in-place 's/client_max_body_size .*/client_max_body_size 99m;/' %s", files[0])
     host.check_output("docker update --memory 2g --memory-swap 2g model-server-2")
     host.check_output("cp /etc/slipway/tls/ca.pem /etc/slipway/tls/fullchain.pem")
     try:
-        changes = site_changes()
+        changes = site_changes("--check", "--diff")
     finally:
         host.check_output("mv /tmp/nginx-line %s && mv /tmp/fullchain.pem /etc/slipway/tls/", files[0])
         host.check_output("docker update --memory 1g --memory-swap 1g model-server-2")
     roles = list(dict.fromkeys(name.partition(" : ")[0] for name in changes))
     assert roles == ["certificate", "nginx", "model_server"], changes
-    assert site_changes() == []
+    assert site_changes("--check", "--diff") == []

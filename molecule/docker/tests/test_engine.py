@@ -27,6 +27,16 @@ def test_containers_outlive_a_restart_of_the_engine(host, listener, restart_engi
     assert host.run(f"test -d /proc/{before}").rc == 0
 
 
+def test_started_firewall_restarts_the_engine_and_no_container(host, listener, play):
+    host.check_output("systemctl reset-failed docker && systemctl stop firewalld")
+    engine = host.check_output("pidof dockerd")
+    container = inspect(host, f"inspect {listener}", ".State.Pid")
+    changes = ["base : Start firewalld", "base : Restart Docker, whose rules a starting firewalld wipes"]
+    assert play("base").changed == changes
+    assert host.check_output("pidof dockerd") != engine
+    assert inspect(host, f"inspect {listener}", ".State.Pid") == container
+
+
 def test_logs_are_rotated(host, listener):
     assert json.loads(inspect(host, f"inspect {listener}", "json .HostConfig.LogConfig")) == {
         "Type": "json-file",
@@ -83,10 +93,12 @@ def refuse(outcome, *words: str) -> None:
     assert all(word in outcome.failure for word in words), outcome.failure
 
 
+@pytest.mark.only_on("debian")
 def test_other_version_is_refused(play):
     refuse(play("docker", docker_version="19.03"), "dockerd is 20.10", "19.03", "Remedy")
 
 
+@pytest.mark.only_on("debian")
 def test_engine_in_the_way_is_refused(play):
     refuse(play("docker", docker_source="upstream"), "docker.io", "docker_remove_conflicting")
 

@@ -55,7 +55,8 @@ def upstream(host: Host) -> Iterator[None]:
 
 def workers(host: Host) -> set[int]:
     """The ids of nginx's workers: a reload starts new ones."""
-    return {process.pid for process in host.process.filter(comm="nginx", user="www-data")}
+    user = "www-data" if host.system_info.distribution == "debian" else "nginx"
+    return {process.pid for process in host.process.filter(comm="nginx", user=user)}
 
 
 def test_service_runs_now_and_at_every_boot(host: Host) -> None:
@@ -305,6 +306,7 @@ def test_killed_nginx_comes_back_by_itself(host: Host, ask: Ask) -> None:
     assert ask("/").status == 200
 
 
+@pytest.mark.only_on("debian")
 def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, ask: Ask, play: Play) -> None:
     """The last one: it exchanges the host's nginx."""
     host.check_output("/opt/make-mirror && apt-get -qq purge -y nginx")

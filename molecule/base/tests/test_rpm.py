@@ -1,0 +1,49 @@
+"""What the stand-in for CentOS 7 has in the end: packages and keys from its mirror alone."""
+
+from __future__ import annotations
+
+import pytest
+
+testinfra_hosts = ["ansible://slipway-base"]
+pytestmark = pytest.mark.only_on("el7-standin")
+
+MIRROR = "http://127.0.0.1:8999"
+
+
+def test_repositories_are_the_mirrors_and_verified(host):
+    lines = host.check_output("cat /etc/yum.repos.d/*.repo").splitlines()
+    settings = [line.replace(" ", "").partition("=")[::2] for line in lines if "=" in line]
+    assert [value for name, value in settings if name == "baseurl"] == [
+        *(f"{MIRROR}/centos/{name}/$basearch/" for name in ("os", "updates", "extras")),
+        f"{MIRROR}/epel/$basearch",
+    ]
+    assert [value for name, value in settings if name == "gpgcheck"] == 4 * ["1"]
+    assert not [value for name, value in settings if name in ("mirrorlist", "metalink")]
+
+
+def test_packages_are_rpms(host):
+    host.check_output("rpm --query --verify --nomtime ca-certificates firewalld python-firewall")
+    host.check_output("rpm --query chrony yum-cron libselinux-python policycoreutils-python")
+
+
+def test_only_the_mirrors_key_is_trusted(host):
+    keys = host.check_output("rpm --query gpg-pubkey --queryformat '%{SUMMARY}\\n'").splitlines()
+    assert keys == ["mirror public key"]
+
+
+def test_security_updates_are_installed_daily(host):
+    lines = host.file("/etc/yum/yum-cron.conf").content_string.splitlines()
+    assert {"update_cmd = security", "apply_updates = yes"} <= set(lines)
+    assert host.service("yum-cron").is_enabled
+
+
+def test_end_of_life_is_said_and_stops_who_did_not_accept_it(play):
+    outcome = play("base", base_accept_end_of_life=False)
+    assert outcome.changed == []
+    assert "no security updates since 2024-06-30" in outcome.failure
+    assert "base_accept_end_of_life: true" in outcome.failure
+
+
+def test_python27_finds_nothing_to_change(play, python27):
+    outcome = play("base", arguments=python27)
+    assert (outcome.changed, outcome.failure) == ([], "")

@@ -1,0 +1,34 @@
+"""The stand-in's nginx: EPEL's, then nginx.org's, each from the mirror and each only with the right signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from testinfra.host import Host
+
+pytestmark = pytest.mark.only_on("el7-standin")
+
+INSTALLED = "rpm --query nginx --queryformat '%{EPOCH}:%{NAME}'"
+
+
+def test_nginx_comes_from_epel(host: Host) -> None:
+    assert host.check_output(INSTALLED) == "0:nginx"
+    assert not host.file("/etc/yum.repos.d/nginx.repo").exists
+    assert host.process.filter(comm="nginx", user="nginx")
+
+
+def test_python27_finds_nothing_to_change(play: Callable, python27: tuple[str, ...]) -> None:
+    outcome = play("nginx", "nginx/upstream", arguments=python27)
+    assert (outcome.changed, outcome.failure) == ([], "")
+
+
+def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, play: Callable) -> None:
+    """The last one: it exchanges the host's nginx."""
+    host.check_output("rpm --erase nginx")
+    refused = play("nginx", nginx_source="upstream", nginx_repository_url="http://127.0.0.1:8999/forged")
+    assert "GPG" in refused.failure
+    assert host.run(INSTALLED).rc == 1
+    assert play("nginx", nginx_source="upstream").failure == ""
+    assert host.check_output(INSTALLED) == "1:nginx"
+    assert host.run("curl -sS --cacert /etc/slipway/tls/ca.pem https://localhost/").rc == 0
