@@ -13,7 +13,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 # A request that is under way on an idle connection when the worker is told to stop still gets its answer.
-LAST_REQUESTS_SECONDS = 2.0
+LAST_REQUESTS_SECONDS = 0.5
 
 
 class Worker(GeventWorker):
