@@ -7,7 +7,8 @@ import re
 import subprocess
 import time
 
-from conftest import ROOT, make
+from conftest import make
+from host import ROOT
 
 
 def predict() -> list[list[float]]:
