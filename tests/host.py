@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -57,11 +58,13 @@ class Play:
 
     def interrupt(self, name: str) -> None:
         """SIGINT goes to the whole group, as by Ctrl-C; SIGKILL to the process alone: its children end their tasks."""
-        if name == "SIGINT":
-            os.killpg(self.process.pid, signal.SIGINT)
-        else:
+        if name == "SIGKILL":
             self.process.kill()
-        self.process.wait(PLAY_SECONDS)
+        while self.process.poll() is None:
+            if name == "SIGINT":  # Python loses one that comes while it forks, so it is pressed until it helps
+                os.killpg(self.process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
 
     def end(self) -> int:
         """Wait for its end and return its exit code."""
