@@ -38,10 +38,11 @@ SERVERS = [[], ["172.16.239.10:5000"], ["172.16.239.10:5000", "172.16.239.11:500
 SETTINGS = [
     {},
     {
-        "nginx_https_public_port": 8443,
-        "nginx_hsts_max_age": 31536000,
-        "nginx_max_body_mb": 100,
-        "nginx_answer_timeout_seconds": 2,
+        # Strings, as `-e name=value` gives them.
+        "nginx_https_public_port": "8443",
+        "nginx_hsts_max_age": "31536000",
+        "nginx_max_body_mb": "100",
+        "nginx_answer_timeout_seconds": "2",
         "nginx_acme_webroot": "/srv/acme",
         "nginx_source": "upstream",
     },

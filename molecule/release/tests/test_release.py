@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def test_status_says_what_serves_and_how_it_is(host: Host, play: Play) -> None:
 
 
 def holder(pid: int, started: str, controller: str = "") -> str:
-    return f"somebody {controller or socket.gethostname()} {pid} {started}"
+    here = f"{socket.gethostname()}/{uuid.getnode():012x}"
+    return f"somebody {controller or here} {pid} {started}"
 
 
 def own_start() -> str:
@@ -91,9 +93,10 @@ def own_start() -> str:
         (holder(os.getpid(), own_start()), 10, False),
         (holder(os.getpid(), "1"), 10, True),
         (holder(1, "1", "elsewhere"), 10, False),
+        (holder(1, "1", f"{socket.gethostname()}/0"), 10, False),
         (holder(1, "1", "elsewhere"), -1, True),
     ],
-    ids=["alive here", "gone here", "elsewhere", "elsewhere, expired"],
+    ids=["alive here", "gone here", "elsewhere", "elsewhere, of the same name", "elsewhere, expired"],
 )
 def test_a_lease_is_taken_over_only_from_the_dead(host: Host, play: Play, left: str, minutes: int, taken: bool) -> None:
     now = int(time.time())

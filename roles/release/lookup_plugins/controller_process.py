@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ DOCUMENTATION = """
   name: controller_process
   short_description: names a process of this controller
   description:
-    - Without a term, this ansible-playbook as C(USER CONTROLLER PID STARTED), four words.
+    - Without a term, this ansible-playbook as C(USER CONTROLLER PID STARTED), four words. The controller is its host name and, since
+      several may have the same one, the number of its network card.
     - With a term, when the process with that id was started; empty where there is none.
   options:
     _terms:
@@ -47,4 +49,4 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         if terms:
             return [started(int(terms[0]))]
         pid = os.getppid()
-        return [f"{getpass.getuser()} {socket.gethostname()} {pid} {started(pid)}"]
+        return [f"{getpass.getuser()} {socket.gethostname()}/{uuid.getnode():012x} {pid} {started(pid)}"]
