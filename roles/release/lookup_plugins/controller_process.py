@@ -16,8 +16,8 @@ DOCUMENTATION = """
   name: controller_process
   short_description: names a process of this controller
   description:
-    - Without a term, this ansible-playbook as C(USER CONTROLLER PID STARTED), four words. The controller is its host name and, since
-      several may have the same one, the number of its network card.
+    - Without a term, this ansible-playbook as C(USER CONTROLLER PID STARTED), four words.
+    - The controller is its host name and, since several may have the same one, the number of its network card.
     - With a term, when the process with that id was started; empty where there is none.
   options:
     _terms:
