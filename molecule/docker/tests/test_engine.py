@@ -37,6 +37,22 @@ def test_started_firewall_restarts_the_engine_and_no_container(host, listener, p
     assert inspect(host, f"inspect {listener}", ".State.Pid") == container
 
 
+def test_a_container_comes_back_that_the_engine_failed_to_start_again(host, listener):
+    for name in ("failing", "stopped"):
+        run = "docker run --detach --restart unless-stopped --mount type=bind,source=/srv/needed,target=/needed"
+        host.check_output(f"mkdir -p /srv/needed && {run} --name {name} busybox /usr/bin/busybox sleep 1000")
+    try:
+        pid = inspect(host, "inspect failing", ".State.Pid")
+        host.check_output(f"rmdir /srv/needed && kill -KILL {pid} && docker kill stopped && sleep 2")
+        assert inspect(host, "inspect failing", ".State.Status") == "exited", "the engine was to fail"
+        host.check_output("mkdir /srv/needed")
+        running = "test $(docker inspect --format '{{.State.Status}}' failing) = running"
+        host.check_output(f"timeout 60 sh -c 'until {running}; do sleep 1; done'")
+        assert inspect(host, "inspect stopped", ".State.Status") == "exited", "somebody stopped that one"
+    finally:
+        host.check_output("docker rm --force failing stopped")
+
+
 def test_logs_are_rotated(host, listener):
     assert json.loads(inspect(host, f"inspect {listener}", "json .HostConfig.LogConfig")) == {
         "Type": "json-file",
