@@ -22,6 +22,7 @@ def test_python27_finds_nothing_to_change(play: Callable, python27: tuple[str, .
 
 
 def test_python27_signs_anew(host: Host, play: Callable, python27: tuple[str, ...]) -> None:
+    assert play("certificate").failure == ""
     outcome = play("certificate", certificate_names=["python27.example"], arguments=python27)
     assert outcome.changed == ["certificate : Sign the certificate with the CA"]
     host.check_output(
