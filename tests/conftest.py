@@ -19,6 +19,16 @@ def make(target: str) -> str:
     return run.stdout
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only_full: part of `make chaos` alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if item.get_closest_marker("only_full") and os.environ.get("CHAOS") != "full"]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[str]:
     """A fresh embedded host, slipway-check at port 18443; the value is what its `make up` said."""

@@ -30,9 +30,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 class Play:
     """A playbook that runs on the host, in a process group of its own."""
 
-    def __init__(self, playbook: str, **variables: Any) -> None:
+    def __init__(self, playbook: str, *arguments: str, **variables: Any) -> None:
         command = [str(Path(sys.executable).parent / "ansible-playbook"), f"playbooks/{playbook}.yml"]
-        command += ["--inventory", "tests/embedded", "--extra-vars", json.dumps(variables)]
+        command += ["--inventory", "tests/embedded", "--extra-vars", json.dumps(variables), *arguments]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
@@ -73,23 +73,23 @@ class Play:
         return code
 
 
-def play(playbook: str, **variables: Any) -> str:
-    """Run a playbook and return what it said."""
-    run = Play(playbook, **variables)
+def play(playbook: str, *arguments: str, **variables: Any) -> str:
+    """Run a playbook, with ansible-playbook's own arguments too, and return what it said."""
+    run = Play(playbook, *arguments, **variables)
     assert run.end() == 0, run.output[-5000:]
     return run.output
 
 
-def refused(playbook: str, **variables: Any) -> str:
+def refused(playbook: str, *arguments: str, **variables: Any) -> str:
     """Run a playbook that must fail, and return what it said."""
-    run = Play(playbook, **variables)
+    run = Play(playbook, *arguments, **variables)
     assert run.end() != 0, run.output[-5000:]
     return run.output
 
 
-def on_host(command: str, given: str = "") -> str:
+def on_host(command: str, given: str = "", host: str = HOST) -> str:
     """Run a shell command on the host and return what it said."""
-    enter = ["docker", "exec", "--interactive", HOST, "sh", "-euc", command]
+    enter = ["docker", "exec", "--interactive", host, "sh", "-euc", command]
     run = subprocess.run(enter, input=given, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"{command}: {run.stdout}{run.stderr}"
     return run.stdout.strip()
@@ -116,7 +116,7 @@ def release() -> str:
     found = containers()
     assert {container["Config"]["Labels"]["slipway.release"] for container in found.values()} == {served()[-1]}
     assert set(found) <= {"model-server-1", "model-server-2"}
-    left = "/etc/nginx/out /var/lib/slipway/lease /var/cache/slipway ~/.ansible/slipway-ship"
+    left = "/etc/nginx/out /var/lib/slipway/lease /var/cache/slipway-image.tar.gz ~/.ansible/slipway-ship"
     assert on_host(f"find {left} -type f 2>/dev/null || true") == ""
     return served()[-1]
 
@@ -143,20 +143,22 @@ def wait_until_ready(*replicas: int) -> None:
         on_host(f"timeout 60 sh -c 'until curl --silent --fail {url}; do sleep 0.2; done'")
 
 
-def ask(path: str, body: bytes | None = None, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+def ask(
+    path: str, body: bytes | None = None, port: int = PORT, **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
     """GET an address of the service, or POST a body there, TLS verified; the answer, of any status, and its body."""
     tls = ssl.create_default_context(cafile=str(CA))
-    connection = http.client.HTTPSConnection("localhost", PORT, timeout=90, context=tls)
+    connection = http.client.HTTPSConnection("localhost", port, timeout=90, context=tls)
     connection.request("GET" if body is None else "POST", path, body, headers)
     answer = connection.getresponse()
     return answer, answer.read()
 
 
-def served_certificate() -> dict[str, Any]:
+def served_certificate(port: int = PORT) -> dict[str, Any]:
     """The certificate that the service shows now, as Python's ssl reads it."""
     tls = ssl.create_default_context(cafile=str(CA))
     with (
-        socket.create_connection(("localhost", PORT), timeout=10) as raw,
+        socket.create_connection(("localhost", port), timeout=10) as raw,
         tls.wrap_socket(raw, server_hostname="localhost") as connection,
     ):
         return dict(connection.getpeercert() or {})

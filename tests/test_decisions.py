@@ -26,6 +26,7 @@ MANAGERS = ("yum", "dnf", "apt")
 OTHERWISE = {
     "base_apt_url": "http://mirror.example.org/debian",
     "base_firewall": False,
+    "base_http_proxy": "http://proxy.example.org:3128",
     "base_ntp_servers": ["time.example.org"],
     "base_security_updates": False,
     "docker_source": "upstream",
@@ -44,7 +45,7 @@ class Case(NamedTuple):
     def words(self) -> list[str]:
         """Returns the table's conditions that hold here."""
         words = ["always"] + (["SELinux"] if self.selinux == "enforcing" else [])
-        return words + (["upstream"] if self.otherwise else ["distribution", "firewall", "updates"])
+        return words + (["company", "upstream"] if self.otherwise else ["distribution", "firewall", "updates"])
 
     def host(self) -> Host:
         selinux = {"status": "disabled" if self.selinux == "disabled" else "enabled", "mode": self.selinux}

@@ -46,6 +46,13 @@ SETTINGS = [
         "nginx_acme_webroot": "/srv/acme",
         "nginx_source": "upstream",
     },
+    {
+        "nginx_successor": {
+            "address": "192.0.2.7",
+            "name": "models.example.org",
+            "ca": "/etc/slipway/tls/fullchain.pem",
+        },
+    },
 ]
 LOOPBACKS: list[dict[str, Any]] = [{"device": "lo"}, {"device": "lo", "ipv6": [{"address": "::1"}]}]
 

@@ -31,3 +31,15 @@ def test_time_comes_from_the_named_servers_alone(host):
     assert [line.split()[1] for line in config.splitlines() if line.startswith(("server", "pool"))] == [
         "ntp.example.org"
     ]
+
+
+@pytest.mark.only_on("debian")
+def test_packages_come_through_the_proxy(host):
+    assert "GET http://deb.debian.org/debian/pool/main/c/chrony" in host.check_output("journalctl --unit tinyproxy")
+
+
+# The stand-in has no update-ca-trust.
+@pytest.mark.only_on("debian12")
+def test_the_companys_authority_is_trusted(host):
+    authority = "/usr/local/share/ca-certificates/slipway.crt"
+    assert host.run(f"openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt {authority}").rc == 0

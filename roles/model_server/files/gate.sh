@@ -1,8 +1,8 @@
 #!/bin/sh
-# Waits until a container has answered every example of every model rightly (GET /readyz). Exit status 1, and the reason, where it
-# will not. Usage: gate.sh CONTAINER ADDRESS SECONDS
+# Waits until a container has answered every example of every model rightly (GET /readyz), and then removes the file by which it is
+# out of rotation. Exit status 1, and the reason, where it will not. Usage: gate.sh CONTAINER ADDRESS SECONDS FILE
 set -u
-container=$1 url=http://$2:5000/readyz seconds=$3
+container=$1 url=http://$2:5000/readyz seconds=$3 out=$4
 
 restarts() { docker inspect --format '{{ .RestartCount }}' "$container"; }
 
@@ -16,7 +16,7 @@ end=$(($(date +%s) + seconds))
 while true; do
     answer=$(curl --silent --max-time 10 --write-out '\n%{http_code}' "$url")
     case $answer in
-        *200) exit 0 ;;
+        *200) rm -f "$out" && exit 0 ;;
         # The app's own verdict: another try would not help.
         *503) refuse "${answer%503}" ;;
     esac

@@ -30,7 +30,10 @@ fi
 case $wish$found in
     takeheld | freeheld) ;;
     take*)
-        echo "$((now + minutes * 60)) $since $me" > "$folder/lease.new"
+        echo "$((now + minutes * 60)) $since $me" 2> /dev/null > "$folder/lease.new" || {
+            echo "$folder can not be written to: $(df --human-readable --output=avail "$folder" | tail -n 1) free. Remedy: make room." >&2
+            exit 1
+        }
         mv "$folder/lease.new" "$folder/lease"
         ;;
     freeours) rm "$folder/lease" ;;
