@@ -7,6 +7,7 @@ tell no system from another are not played: there ansible-lint compares the argu
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +24,14 @@ SEFCONTEXT = "community.general.sefcontext"
 MANAGERS = ("yum", "dnf", "apt")
 
 # The other way of what the table has conditions for, and what makes the rest of the templates be rendered.
+# Truth as text, as `-e name=false` gives it.
 OTHERWISE = {
     "base_apt_url": "http://mirror.example.org/debian",
-    "base_firewall": False,
+    "base_firewall": "false",
     "base_http_proxy": "http://proxy.example.org:3128",
     "base_ntp_servers": ["time.example.org"],
-    "base_security_updates": False,
+    "base_security_updates": "false",
+    "docker_live_restore": "false",
     "docker_source": "upstream",
     "nginx_source": "upstream",
 }
@@ -202,6 +205,12 @@ def test_firewall_is_opened_before_it_starts_and_starts_before_docker(provisione
         order = [call.args.get("name", "a door") for call in calls(host, "ansible.posix.firewalld", "systemd_service")]
         steps = [step for step in dict.fromkeys(order) if step in ("a door", "firewalld", "docker")]
         assert steps == ([] if case.otherwise else ["a door", "firewalld"]) + ["docker"], case
+
+
+def test_engine_is_told_truth_as_truth(provisioned: Hosts) -> None:
+    for case, host in provisioned.items():
+        (text,) = [call.text for call in calls(host, "copy") if call.args["dest"] == "/etc/docker/daemon.json"]
+        assert json.loads(text)["live-restore"] is not case.otherwise, case
 
 
 def test_booleans_and_labels_are_set_only_under_selinux_which_stays_as_it_is(provisioned: Hosts, served: Hosts) -> None:
