@@ -23,7 +23,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | environment,
+        env=os.environ | {"VAGRANT_DEFAULT_PROVIDER": "docker"} | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
