@@ -25,7 +25,7 @@ def test_host_has_no_way_out(host: Host) -> None:
 def test_host_serves(host: Host) -> None:
     answer = host.check_output(
         "curl --silent --fail --cacert /etc/slipway/tls/ca.pem --header 'Content-Type: application/json'"
-        """ --data '{"X": "1 0|1 1"}' https://slipway-offline/predict"""
+        """ --data '{"X": "1 0|1 1"}' https://localhost/predict"""
     )
     (one,), (zero,) = json.loads(answer)["labels"]
     assert one > 0.9 and zero < 0.1
