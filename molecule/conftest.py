@@ -65,7 +65,7 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
                 str(playbook),
             ),
         ]
-        environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+        environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CALLBACKS_ENABLED": ""}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         start = process.stdout.find("{")
         assert start >= 0, process.stdout + process.stderr

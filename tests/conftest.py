@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from host import ROOT
+from host import HOST, ROOT
 
 
 def make(target: str) -> str:
@@ -35,3 +35,6 @@ def embedded() -> Iterator[str]:
     make("down")
     yield make("up")
     make("down")
+    for left in "ps --all", "volume ls":
+        look = f"docker {left} --quiet --filter name={HOST}"
+        assert subprocess.run(look, shell=True, capture_output=True, check=True).stdout == b"", look

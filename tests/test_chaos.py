@@ -293,7 +293,7 @@ Interruption = tuple[str, Callable[[Play], None]]
 INTERRUPTIONS: list[list[Interruption]] = (
     [[(signal, stage)] for signal in ("SIGINT", "SIGKILL") for stage in (building, shipping, replacing)]
     if FULL
-    else [[("SIGKILL", building), ("SIGINT", shipping), ("SIGKILL", replacing)]]
+    else [[("SIGINT", building), ("SIGKILL", replacing)]]
 )
 
 

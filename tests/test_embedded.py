@@ -1,11 +1,10 @@
-"""The README's first command, run as a stranger would: up, up again, down, up."""
+"""The README's first command, run as a stranger would: up, and up again; the fixture sees what `make down` leaves."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-import time
 
 from conftest import make
 from host import ROOT
@@ -39,18 +38,8 @@ def test_http_is_redirected_to_the_published_port(embedded: str) -> None:
     assert answer == "301 https://localhost:18443/x?y=1"
 
 
-def test_up_again_changes_nothing_and_is_quick(embedded: str) -> None:
-    start = time.monotonic()
+def test_up_again_changes_nothing(embedded: str) -> None:
     output = make("up")
-    seconds = time.monotonic() - start
     assert re.search(r"^slipway-check +: ok=\d+ +changed=0 +unreachable=0 +failed=0", output, re.MULTILINE), output[
         -3000:
     ]
-    print(f"make up again took {seconds:.0f} s")
-
-
-def test_down_and_up_again_serve(embedded: str) -> None:
-    make("down")
-    assert subprocess.run(["docker", "inspect", "slipway-check"], capture_output=True, check=False).returncode != 0
-    make("up")
-    assert predict()[0][0] > 0.9

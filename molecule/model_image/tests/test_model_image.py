@@ -201,18 +201,23 @@ esac
 
 
 @pytest.mark.usefixtures("nested")
-def test_the_builder_keeps_the_newest_images_and_what_they_were_built_of(
+def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of(
     host: Host, tmp_path: Path, play: Callable
 ) -> None:
     base = newest(host)
+
+    def build(name: str, label: str) -> None:
+        host.check_output(f"printf 'FROM {base}\\nLABEL {label}' | docker build --tag slipway/{name} -")
+
     in_volume = "docker run --rm --user 0 --volume slipway-bundles:/bundles slipway/model-server:2"
     for number in (1, 2, 3, 4):
         needs = f"slipway/toolchain:common slipway/runtime:{number} common.tar xor-{number}.tar"
-        dockerfile = f'FROM {base}\\nLABEL slipway.needs="{needs}"'
-        host.check_output(f"printf '{dockerfile}' | docker build --tag slipway/model-server:{number} -")
-        host.check_output(f"docker tag {base} slipway/runtime:{number}")
-        time.sleep(1)  # an image's age is in seconds
-    host.check_output(f"docker tag {base} slipway/toolchain:common && docker tag {base} slipway/toolchain:old")
+        build(f"model-server:{number}", f'slipway.needs="{needs}"')
+        build(f"runtime:{number}", f"n={number}")
+        time.sleep(1)  # that is how exactly their order is known
+    build("toolchain:common", "n=common")
+    build("toolchain:old", "n=old")
+    host.check_output("docker tag slipway/model-server:3 slipway/model-server:3")  # as a run does that asks for it
     host.check_output(
         f"{in_volume} sh -c 'cd /bundles; touch common.tar xor-1.tar xor-2.tar xor-3.tar xor-4.tar part.x'"
     )
@@ -231,15 +236,15 @@ def test_the_builder_keeps_the_newest_images_and_what_they_were_built_of(
         assert outcome.failure == ""
         return outcome.changed, outcome.said
 
-    kept = {f"slipway/{name}" for name in ("model-server:2", "model-server:4", "runtime:2", "runtime:4")}
-    kept |= {"slipway/toolchain:common", "common.tar", "xor-2.tar", "xor-4.tar"}
+    kept = {f"slipway/{name}" for name in ("model-server:2", "model-server:3", "runtime:2", "runtime:3")}
+    kept |= {"slipway/toolchain:common", "common.tar", "xor-2.tar", "xor-3.tar"}
     building = tmp_path / "builds/build-x"
     building.mkdir(parents=True)
     host.check_output("docker run --detach --rm --name busy slipway/model-server:1 sleep 600")
     _, said = prune()
     assert "WARNING" in said and '"slipway/model-server:1"' in said
     assert there() >= kept | {"slipway/model-server:1", "slipway/toolchain:old", "slipway/runtime:1", "xor-1.tar"}
-    assert not there() & {"slipway/model-server:3", base}
+    assert not there() & {"slipway/model-server:4", base}
 
     building.rmdir()
     host.check_output("docker kill busy")

@@ -62,6 +62,23 @@ def test_images_are_those_the_models_were_built_of() -> None:
     assert sorted(tag for image in json.loads(saved.stdout) for tag in image["RepoTags"]) == sorted(about["images"])
 
 
+@pytest.mark.only_on("debian")
+def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host, play, tmp_path: Path) -> None:
+    """By the host's own engine, of the bundle's images, though these models need but one of the bundle's engines."""
+    shutil.copytree(ROOT / "models/xor", tmp_path / "one/xor")
+    builder = {"model_image_builder": "slipway-offline", "model_image_models": str(tmp_path / "one")}
+    outcome = play("model_image", model_image_bundle=str(BUNDLE), **builder)
+    assert outcome.failure == ""
+    assert "model_image : Compile the models that changed" in outcome.changed
+    assert host.check_output("docker image ls --quiet --filter label=slipway.models=xor")
+
+    shutil.copytree(ROOT / "models/digits", tmp_path / "one/digits")
+    about = json.loads((BUNDLE / "bundle.json").read_text()) | {"engines": ["onnx"]}
+    (tmp_path / "bundle.json").write_text(json.dumps(about))
+    outcome = play("model_image", model_image_bundle=str(tmp_path), **builder)
+    assert "The models need litert; the bundle" in outcome.failure and "has onnx. Remedy" in outcome.failure
+
+
 def damaged(folder: Path) -> Path:
     """A copy of the bundle, its large files linked, in which a byte of the packages is another."""
     shutil.copytree(BUNDLE, folder, copy_function=os.link)

@@ -68,8 +68,8 @@ def copy_layer(archive, name, target, target_name):
     target.addfile(member, content)
 
 
-def save(image, path, images):
-    """Write to `path` what an engine lacks that has `images`, a list of diff ids for each.
+def save(image, path, images, compress):
+    """Write to `path` what an engine lacks that has `images`, a list of diff ids for each; `compress` is gzip's level.
 
     Returns `fill`: for each layer that it has, but upon others, its name in the archive and its diff id.
     """
@@ -80,7 +80,7 @@ def save(image, path, images):
         ids = [layer for _, layer in layers]
         chained = max(n for n in range(len(ids) + 1) if n == 0 or any(each[:n] == ids[:n] for each in images))
         sent = [name for name, layer in layers if layer not in known]
-        with tarfile.open(path, "w:gz", compresslevel=1) as target:
+        with tarfile.open(path, "w:gz", compresslevel=compress) as target:
             for member in archive:
                 if member.name not in names:
                     target.addfile(member, archive.extractfile(member) if member.isfile() else None)
@@ -138,6 +138,7 @@ def main():
         {
             "path": {"type": "path", "required": True},
             "save": {"type": "str"},
+            "compress": {"type": "int", "default": 1},
             "images": {"type": "list", "elements": "list", "default": []},
             "load": {"type": "bool", "default": False},
             "fill": {"type": "dict", "default": {}},
@@ -147,7 +148,7 @@ def main():
     path, image = module.params["path"], module.params["save"]
     try:
         if image:
-            module.exit_json(changed=True, **save(image, path, module.params["images"]))
+            module.exit_json(changed=True, **save(image, path, module.params["images"], module.params["compress"]))
         load(path, module.params["fill"])
     except (ArchiveError, EnvironmentError, tarfile.TarError) as error:
         module.fail_json(

@@ -18,11 +18,6 @@ def test_nginx_comes_from_epel(host: Host) -> None:
     assert host.process.filter(comm="nginx", user="nginx")
 
 
-def test_python27_finds_nothing_to_change(play: Callable, python27: tuple[str, ...]) -> None:
-    outcome = play("nginx", "nginx/upstream", arguments=python27)
-    assert (outcome.changed, outcome.failure) == ([], "")
-
-
 def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, play: Callable) -> None:
     """The last one: it exchanges the host's nginx."""
     host.check_output("rpm --erase nginx")

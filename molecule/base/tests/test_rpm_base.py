@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-testinfra_hosts = ["ansible://slipway-base"]
+testinfra_hosts = [f"ansible://slipway-{os.environ['MOLECULE_SCENARIO_NAME']}"]
 pytestmark = pytest.mark.only_on("el7-standin")
 
 MIRROR = "http://127.0.0.1:8999"
@@ -13,11 +15,11 @@ MIRROR = "http://127.0.0.1:8999"
 def test_repositories_are_the_mirrors_and_verified(host):
     lines = host.check_output("cat /etc/yum.repos.d/*.repo").splitlines()
     settings = [line.replace(" ", "").partition("=")[::2] for line in lines if "=" in line]
-    assert [value for name, value in settings if name == "baseurl"] == [
-        *(f"{MIRROR}/centos/{name}/$basearch/" for name in ("os", "updates", "extras")),
-        f"{MIRROR}/epel/$basearch",
-    ]
-    assert [value for name, value in settings if name == "gpgcheck"] == 4 * ["1"]
+    addresses = [value for name, value in settings if name == "baseurl"]
+    assert {f"{MIRROR}/centos/{name}/$basearch/" for name in ("os", "updates", "extras")} < set(addresses)
+    assert f"{MIRROR}/epel/$basearch" in addresses
+    assert all(address.startswith(MIRROR) for address in addresses)
+    assert [value for name, value in settings if name == "gpgcheck"] == len(addresses) * ["1"]
     assert not [value for name, value in settings if name in ("mirrorlist", "metalink")]
 
 
@@ -42,8 +44,3 @@ def test_end_of_life_is_said_and_stops_who_did_not_accept_it(play):
     assert outcome.changed == []
     assert "no security updates since 2024-06-30" in outcome.failure
     assert "base_accept_end_of_life: true" in outcome.failure
-
-
-def test_python27_finds_nothing_to_change(play, python27):
-    outcome = play("base", arguments=python27)
-    assert (outcome.changed, outcome.failure) == ([], "")

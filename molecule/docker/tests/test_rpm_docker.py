@@ -38,8 +38,3 @@ def test_engine_in_the_way_is_refused(host, play):
     assert "podman" in outcome.failure and "docker_remove_conflicting" in outcome.failure
     assert play("docker", docker_remove_conflicting=True).changed == ["docker : Remove what excludes the engine"]
     assert not host.package("podman").is_installed
-
-
-def test_python27_finds_nothing_to_change(play, python27):
-    outcome = play("base", "docker", arguments=python27)
-    assert (outcome.changed, outcome.failure) == ([], "")
