@@ -114,7 +114,7 @@ def start_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for server in servers:
         server.process.send_signal(signal.SIGTERM)
     for server in servers:
-        server.process.wait(timeout=20)
+        server.process.wait(timeout=40)  # longer than gunicorn lets requests end
 
 
 @pytest.fixture(scope="session")
