@@ -1,10 +1,10 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STARTED := $(shell date +%s)
-.PHONY: help up down test chaos lint unit train tools dev-tools
+.PHONY: help up down test chaos lint unit train tools tools-legacy dev-tools
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 up: tools ## Bring up a server in a container on this machine and serve models/ from it
 	@SLIPWAY_STARTED=$(STARTED) ansible-playbook site.yml
@@ -27,7 +27,11 @@ unit: dev-tools ## Run the app's tests in its toolchain container
 train: tools ## Train every model in models/ anew, in the toolchain container
 	@ansible-playbook playbooks/train.yml
 
-tools:
-	@scripts/venv requirements.txt
-dev-tools: tools
-	@scripts/venv requirements-dev.txt
+tools: ## Install the tools into .venv
+	@scripts/venv .venv requirements.txt
+
+tools-legacy: ## Install those for servers with CentOS 7 or EL 8 instead
+	@scripts/venv .venv requirements-legacy.txt
+
+dev-tools:
+	@scripts/venv .venv requirements.txt requirements-dev.txt app/requirements/runtime.txt

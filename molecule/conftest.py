@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-DISTRO = os.environ.get("MOLECULE_DISTRO") or "debian12"
-SYSTEMS = {DISTRO, "debian" if DISTRO == "debian12" else "rpm"}
+DISTRO = os.environ.get("MOLECULE_DISTRO") or "debian13"
+SYSTEMS = {DISTRO, "debian" if DISTRO.startswith(("debian", "ubuntu")) else "rpm"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,12 +65,13 @@ def play(tmp_path: Path) -> Callable[..., Outcome]:
                 str(playbook),
             ),
         ]
-        environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CALLBACKS_ENABLED": ""}
+        environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         start = process.stdout.find("{")
         assert start >= 0, process.stdout + process.stderr
+        report, _ = json.JSONDecoder().raw_decode(process.stdout, start)
         changed, failure, said = [], "", []
-        for task in (task for each in json.loads(process.stdout[start:])["plays"] for task in each["tasks"]):
+        for task in (task for each in report["plays"] for task in each["tasks"]):
             for result in task["hosts"].values():
                 if result.get("changed"):
                     changed.append(task["task"]["name"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 testinfra_hosts = ["ansible://slipway-base"]
 
 
@@ -24,3 +26,31 @@ def test_port_without_protocol_is_refused(play):
     outcome = play("base", base_firewall_ports=["8443"])
     assert outcome.changed == []
     assert "8443/tcp" in outcome.failure
+
+
+@pytest.mark.only_on("debian")
+def test_second_firewall_is_refused_while_it_is_on(host, play):
+    host.check_output("apt-get install --quiet=2 --yes --no-install-recommends ufw")
+    host.check_output("sed -i s/^ENABLED=.*/ENABLED=yes/ /etc/ufw/ufw.conf")
+    outcome = play("base")
+    assert outcome.changed == []
+    assert "ufw disable" in outcome.failure and "base_firewall: false" in outcome.failure
+    host.check_output("sed -i s/^ENABLED=.*/ENABLED=no/ /etc/ufw/ufw.conf")
+    assert play("base", check=True).failure == ""
+
+
+@pytest.mark.only_on("debian13")
+def test_unknown_system_is_refused_with_the_nearest_and_taken_at_ones_own_risk(host, play):
+    host.check_output("cp /usr/lib/os-release /etc/debian_version /root/")
+    host.check_output(
+        """sed -i 's/^VERSION_ID=.*/VERSION_ID="99"/' /usr/lib/os-release && echo 99.0 > /etc/debian_version"""
+    )
+    try:
+        outcome = play("base")
+        assert outcome.changed == []
+        assert "runs Debian 99" in outcome.failure and "system_treat_as: Debian-13" in outcome.failure
+        assert "system_treat_as is Debian-98" in play("base", system_treat_as="Debian-98").failure
+        outcome = play("base", system_treat_as="Debian-13")
+        assert (outcome.changed, outcome.failure) == ([], "")
+    finally:
+        host.check_output("cp /root/os-release /usr/lib/ && cp /root/debian_version /etc/")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
+
+# The stand-in has Debian 12's engine under another name.
+VERSION = {"debian13": "26.1", "ubuntu2204": "", "ubuntu2404": "", "ubuntu2604": ""}.get(
+    os.environ.get("MOLECULE_DISTRO") or "debian13", "20.10"
+)
 
 
 def inspect(host, kind: str, template: str) -> str:
@@ -17,7 +23,20 @@ def test_engine_runs_now_and_at_every_boot(host):
 
 
 def test_engine_has_the_pinned_version(host):
-    assert inspect(host, "version", ".Server.Version").startswith("20.10.")
+    assert inspect(host, "version", ".Server.Version").startswith(VERSION)
+
+
+def test_engine_past_its_start_limit_is_started_once_its_file_is_mended(host, listener, play):
+    before = inspect(host, f"inspect {listener}", ".State.Pid")
+    host.check_output(
+        "echo '{' > /etc/docker/daemon.json && systemctl reset-failed docker && ! systemctl restart docker"
+    )
+    host.check_output("timeout 60 sh -c 'until systemctl is-failed --quiet docker; do sleep 1; done'")
+    assert host.run("systemctl start docker").rc != 0
+    outcome = play("docker")
+    assert outcome.failure == ""
+    assert "docker : Let an engine that failed too often start again" in outcome.changed
+    assert inspect(host, f"inspect {listener}", ".State.Pid") == before
 
 
 def test_containers_outlive_a_restart_of_the_engine(host, listener, restart_engine):
@@ -111,7 +130,24 @@ def refuse(outcome, *words: str) -> None:
 
 @pytest.mark.only_on("debian")
 def test_other_version_is_refused(play):
-    refuse(play("docker", docker_version="19.03"), "dockerd is 20.10", "19.03", "Remedy")
+    refuse(play("docker", docker_version="19.03"), f"dockerd is {VERSION}", "19.03", "Remedy")
+
+
+def test_engine_without_its_client_is_refused(host, play):
+    client = host.check_output("command -v docker")
+    host.check_output(f"mv {client} /root/")
+    try:
+        refuse(play("docker"), "no working client", "docker-cli")
+    finally:
+        host.check_output(f"mv /root/docker {client}")
+
+
+def test_engine_from_a_snap_is_refused(host, play):
+    host.check_output("mkdir -p /snap/bin && touch /snap/bin/docker")
+    try:
+        refuse(play("docker"), "snap remove docker")
+    finally:
+        host.check_output("rm -r /snap")
 
 
 @pytest.mark.only_on("debian")

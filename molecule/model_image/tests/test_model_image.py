@@ -28,7 +28,7 @@ def docker(*arguments: str) -> str:
 
 def bundles(*conditions: str) -> set[str]:
     """The compiled models on this machine, where other checks compile meanwhile."""
-    volume = ("run", "--rm", "--volume", "slipway-bundles:/bundles:ro", "slipway/base:bookworm")
+    volume = ("run", "--rm", "--volume", "slipway-bundles:/bundles:ro", "slipway/base:trixie")
     return set(docker(*volume, "find", "/bundles", "-name", "*.tar", *conditions, "-printf", "%f\n").split())
 
 

@@ -1,0 +1,42 @@
+"""Filters that name a server's system by its facts, and the known system nearest to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+def _version(text: str) -> float:
+    """The leading number of a version; an unreleased one ("n/a", "testing/sid") is newer than all."""
+    number = re.match(r"\d+(\.\d+)?", text)
+    return float(number.group()) if number else float("inf")
+
+
+def system_of(facts: dict[str, Any]) -> str:
+    """Name a system by Ansible's facts of it: Debian-13, Ubuntu-24.04, RedHat-9 (CentOS, Rocky, Alma and RHEL)."""
+    if facts["distribution"] == "Ubuntu":
+        return f"Ubuntu-{facts['distribution_version']}"
+    family = "RedHat" if facts["os_family"] == "RedHat" else facts["distribution"]
+    return f"{family}-{facts['distribution_major_version']}"
+
+
+def nearest_system(facts: dict[str, Any], known: list[str]) -> str:
+    """Return the name in `known` that is nearest: of the same distribution, else of its family; "" where there is none.
+
+    Of these it is the one whose version differs least, the newer one of two.
+    """
+    distribution, _, version = system_of(facts).rpartition("-")
+    for kind in distribution, facts["os_family"]:
+        versions = {_version(name.rpartition("-")[2]): name for name in known if name.rpartition("-")[0] == kind}
+        if versions:
+            wanted = min(_version(version), max(versions))
+            return versions[min(versions, key=lambda each: (abs(each - wanted), -each))]
+    return ""
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., str]]:
+        return {"system_of": system_of, "nearest_system": nearest_system}
