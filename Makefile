@@ -4,19 +4,20 @@ STARTED := $(shell date +%s)
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
 
+# By their paths: make 3.81, which macOS has, looks for a command on the PATH that it was itself started with.
 up: tools ## Bring up a server in a container on this machine and serve models/ from it
-	@SLIPWAY_STARTED=$(STARTED) ansible-playbook site.yml
+	@SLIPWAY_STARTED=$(STARTED) .venv/bin/ansible-playbook site.yml
 
 down: tools ## Remove that server again
-	@ansible-playbook playbooks/down.yml
+	@.venv/bin/ansible-playbook playbooks/down.yml
 
 test: dev-tools ## Run every check
 	@scripts/check all
 
 chaos: dev-tools ## Change and break a server while clients ask, and count what they notice
-	@CHAOS=full pytest -rP tests/test_chaos.py
+	@CHAOS=full .venv/bin/pytest -rP tests/test_chaos.py
 
 lint: dev-tools ## Lint roles, playbooks, Python, shell and Dockerfiles
 	@scripts/check lint
@@ -25,7 +26,7 @@ unit: dev-tools ## Run the app's tests in its toolchain container
 	@scripts/check unit
 
 train: tools ## Train every model in models/ anew, in the toolchain container
-	@ansible-playbook playbooks/train.yml
+	@.venv/bin/ansible-playbook playbooks/train.yml
 
 tools: ## Install the tools into .venv
 	@scripts/venv .venv requirements.txt

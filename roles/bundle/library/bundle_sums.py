@@ -1,0 +1,1 @@
+../../base/library/bundle_sums.py
