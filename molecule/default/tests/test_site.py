@@ -104,13 +104,13 @@ def test_only_nginx_is_reached_from_the_network(host: Host) -> None:
 def site_changes(*arguments: str) -> list[str]:
     """The tasks in which `ansible-playbook site.yml` with these arguments changes something, or would."""
     command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], *arguments, "site.yml"]
-    environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CALLBACKS_ENABLED": ""}
+    environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr
-    plays = json.loads(run.stdout[run.stdout.index("{") :])["plays"]
+    report, _ = json.JSONDecoder().raw_decode(run.stdout, run.stdout.index("{"))
     return [
         task["task"]["name"]
-        for play in plays
+        for play in report["plays"]
         for task in play["tasks"]
         if any(result.get("changed") for result in task["hosts"].values())
     ]
