@@ -1,14 +1,25 @@
-"""The embedded host that the tests of `make up` and those of changes under load share."""
+"""What tests share: the files of roles, and the embedded host of `make up` and of changes under load."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 from host import HOST, ROOT
+
+
+def role_file(path: str) -> ModuleType:
+    """A module or plugin of a role, loaded from its file: role_file("base/library/bundle_sums.py")."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "."), ROOT / "roles" / path)
+    assert spec and spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def make(target: str) -> str:

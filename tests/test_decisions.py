@@ -6,18 +6,18 @@ the variables say is for the hosts of the scenarios to show.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from conftest import role_file
+from host import ROOT
+
 SYSTEMS: dict[str, Any] = yaml.safe_load((ROOT / "tests/decisions.yml").read_text())
 # The words by which the table's cells have conditions, and the settings with which they hold; truth as text, as
 # `-e name=false` gives it.
@@ -84,15 +84,6 @@ def test_system_gets_what_the_table_says(
     assert found["live_restore"] is (case == "distribution")
 
 
-def _systems() -> Any:
-    path = ROOT / "roles/system/filter_plugins/systems.py"
-    spec = importlib.util.spec_from_file_location("systems", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 KNOWN = yaml.safe_load((ROOT / "roles/system/vars/main.yml").read_text())["system_known"]
 
 
@@ -122,6 +113,6 @@ def test_an_unknown_system_has_a_nearest_one(
         "distribution_major_version": major,
         "os_family": family,
     }
-    systems = _systems()
+    systems = role_file("system/filter_plugins/systems.py")
     assert systems.system_of(facts) not in KNOWN
     assert systems.nearest_system(facts, KNOWN) == nearest

@@ -1,36 +1,36 @@
-"""The roles' modules that do in Python what the tools of Linux and macOS do differently."""
+"""The roles' modules and filters: what they compute, apart from Ansible."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import tarfile
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from host import ROOT
+from conftest import role_file
+
+FOLDER = role_file("model_image/library/model_image_folder.py")
+SOURCES = role_file("model_image/library/model_image_sources.py")
+SUMS = role_file("base/library/bundle_sums.py")
+MODELS = role_file("model_image/filter_plugins/models.py")
 
 
-def module(role: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"roles/{role}/library/{name}.py")
-    assert spec and spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-FOLDER = module("model_image", "model_image_folder")
-SOURCES = module("model_image", "model_image_sources")
-SUMS = module("base", "bundle_sums")
+def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
+    files = ["cats/cats.keras", "cats/model.yaml", "dogs/model.yml", "stray.h5"]
+    assert MODELS.passed_over(files, ["cats", "dogs", "empty"]) == [
+        "cats/model.yaml is no card: rename it to model.yml",
+        "stray.h5 lies beside the model folders: move it into a folder of its own",
+        "empty/ has no model in it: add one, or remove the folder",
+    ]
+    assert MODELS.passed_over(["cats/cats.keras", "cats/model.yml"], ["cats"]) == []
 
 
 def test_a_macos_engine_is_given_a_folder_that_its_machine_shares() -> None:
-    assert FOLDER.folder_of_all("darwin", "/Users/ann", 501) == "/Users/ann/Library/Caches/slipway"
-    assert FOLDER.folder_of_all("linux", "/home/ann", 1000) == "/var/tmp/slipway-1000"
+    assert FOLDER.folder_of_all("darwin", "/Users/operator", 501) == "/Users/operator/Library/Caches/slipway"
+    assert FOLDER.folder_of_all("linux", "/home/operator", 1000) == "/var/tmp/slipway-1000"
 
 
 def test_a_run_gets_a_folder_of_its_own_and_removes_what_is_a_day_old(tmp_path: Path) -> None:

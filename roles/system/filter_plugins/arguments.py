@@ -21,7 +21,7 @@ RESULTS = {
 
 
 def unknown_arguments(names: list[str], roles: str) -> list[str]:
-    """Return those of the variables `names` that have a role's prefix and are in no argument spec below `roles`, a folder.
+    """Return those of `names` that have a role's prefix and are in no argument spec below the folder `roles`.
 
     Each comes with the argument that is spelt most like it.
     """
