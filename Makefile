@@ -1,6 +1,6 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STARTED := $(shell date +%s)
-.PHONY: help up down test chaos lint unit train tools tools-legacy dev-tools
+.PHONY: help up down test chaos machine lint unit train tools tools-legacy dev-tools
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -18,6 +18,9 @@ test: dev-tools ## Run every check
 
 chaos: dev-tools ## Change and break a server while clients ask, and count what they notice
 	@CHAOS=full .venv/bin/pytest -rP tests/test_chaos.py
+
+machine: dev-tools ## Deploy to a virtual machine with a kernel of its own, reboot it, turn SELinux on
+	@.venv/bin/pytest -x -v -s tests/test_machine.py
 
 lint: dev-tools ## Lint roles, playbooks, Python, shell and Dockerfiles
 	@scripts/check lint
