@@ -252,7 +252,8 @@ class Machine:
             time.sleep(0.2)
 
     def console(self) -> str:
-        return (self.folder / "console").read_text(errors="replace")
+        file = self.folder / "console"
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def switch_off(self) -> None:
         """Have the system end properly, as its disk is needed again."""
@@ -299,10 +300,11 @@ class Machine:
     def destroy(self) -> None:
         """Remove process, disk and all, and see that they are gone."""
         if self._qemu is not None:
-            with LOG.open("a") as log:
-                log.write(f"\nthe console, until the end:\n{self.console()}\n")
             end(self._qemu)
             assert self._qemu.poll() is not None, f"qemu, process {self._qemu.pid}, does not end"
+            console, self._qemu = self.console(), None
+            with LOG.open("a") as log:
+                log.write(f"\nthe console, until the end:\n{console}\n")
         if self.folder.exists():
             shutil.rmtree(self.folder)
         CA.unlink(missing_ok=True)
