@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,24 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class CardError(ValueError):
-    """The card cannot be used; the message names file, field and remedy."""
+    """The card cannot be used; each of its arguments is a message that names file, field and remedy."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def _gather(checks: Iterable[Callable[[], Any]]) -> list[Any]:
+    """The results of all checks; where some fail, one CardError with the messages of all of them."""
+    results: list[Any] = []
+    messages: list[str] = []
+    for check in checks:
+        try:
+            results.append(check())
+        except CardError as error:
+            messages += error.args
+    if messages:
+        raise CardError(*messages)
+    return results
 
 
 @dataclass(frozen=True)
@@ -114,7 +132,21 @@ def load_card(folder: Path) -> Card:
         )
     data = _parse(path) if path.exists() else {}
     reader = _Reader(path)
-    fields = reader.fields(data, "the card", _FIELDS)
+    fields, inputs, outputs, examples = _gather(
+        [
+            lambda: _files(reader, reader.fields(data, "the card", _FIELDS)),
+            lambda: _each(reader, data.get("inputs"), "inputs", _input),
+            lambda: _each(reader, data.get("outputs"), "outputs", _output),
+            lambda: _examples(reader, data.get("examples")),
+        ]
+    )
+    return Card(name=folder.name, folder=folder, inputs=inputs, outputs=outputs, examples=examples, **fields)
+
+
+def _files(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the model's files in them, named or found; those of inputs, outputs and examples left out."""
+    folder = reader.path.parent
+    fields = {key: value for key, value in fields.items() if key not in ("inputs", "outputs", "examples")}
     for key in ("custom_objects", "weights", "model"):
         if key in fields:
             fields[key] = reader.file(fields[key], key)
@@ -132,16 +164,7 @@ def load_card(folder: Path) -> Card:
         fields["weights"] = _find_weights(folder, fields["model"])
     elif fields["model"].suffix != ".json" and "weights" in fields:
         raise reader.error("weights", f"{fields['model'].name} carries its own weights", "leave weights out")
-    inputs = reader.mapping(fields.pop("inputs", {}), "inputs")
-    outputs = reader.mapping(fields.pop("outputs", {}), "outputs")
-    return Card(
-        name=folder.name,
-        folder=folder,
-        inputs={name: _input(reader, value, f"inputs.{name}") for name, value in inputs.items()},
-        outputs={name: _output(reader, value, f"outputs.{name}") for name, value in outputs.items()},
-        examples=_examples(reader, fields.pop("examples", [])),
-        **fields,
-    )
+    return fields
 
 
 # ---------------------------------------------------------------- reading YAML
@@ -224,7 +247,8 @@ class _Reader:
         """Check a mapping against its known keys; a check gets the reader, the value and its place."""
         value = self.mapping(value, where)
         prefix = "" if where == "the card" else f"{where}."
-        for key in value:
+
+        def check(key: str, item: Any) -> tuple[str, Any]:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 raise self.error(
@@ -232,7 +256,10 @@ class _Reader:
                     f"unknown key in {where}",
                     (f"perhaps you mean {near[0]}; " if near else "") + f"known keys: {', '.join(known)}",
                 )
-        return {key: known[key](self, item, f"{prefix}{key}") for key, item in value.items() if item is not None}
+            return key, None if item is None else known[key](self, item, f"{prefix}{key}")
+
+        checked = _gather([partial(check, key, item) for key, item in value.items()])
+        return {key: item for key, item in checked if item is not None}
 
     def choice(self, value: Any, where: str, choices: Iterable[str]) -> str:
         choices = list(choices)
@@ -361,25 +388,36 @@ def _output(reader: _Reader, value: Any, where: str) -> OutputCard:
     return OutputCard(**fields)
 
 
+def _each(reader: _Reader, value: Any, where: str, check: Callable[[_Reader, Any, str], Any]) -> dict[str, Any]:
+    """Check each of the inputs, or of the outputs, by name."""
+    named = reader.mapping({} if value is None else value, where)
+    checked = _gather([partial(check, reader, item, f"{where}.{name}") for name, item in named.items()])
+    return dict(zip(named, checked, strict=True))
+
+
+def _example(reader: _Reader, number: int, value: Any) -> ExampleCard:
+    where = f"examples[{number}]"
+    fields = reader.fields(value, where, _EXAMPLE)
+    for key in ("input", "expect"):
+        if key not in fields:
+            raise reader.error(where, f"{key} is missing", "an example is name, input and expect")
+    for name in example_files(fields["input"]):
+        if not reader.file(name, f"{where}.input").is_file():
+            raise reader.error(f"{where}.input", f"{name} is not a file", "name one file")
+        if Path(name).parts[0] != "examples" or ".." in Path(name).parts:
+            raise reader.error(f"{where}.input", f"{name} is not below examples/", "move the file there")
+    fields.setdefault("name", str(number + 1))
+    if fields.get("tolerance", 0.0) < 0:
+        raise reader.error(f"{where}.tolerance", "a tolerance is not negative", "write for example 0.01")
+    return ExampleCard(**fields)
+
+
 def _examples(reader: _Reader, value: Any) -> tuple[ExampleCard, ...]:
+    if value is None:
+        return ()
     if not isinstance(value, list):
         raise reader.error("examples", f"{_show(value)} is not a list", "write - name: … for each example")
-    examples = []
-    for number, item in enumerate(value):
-        where = f"examples[{number}]"
-        fields = reader.fields(item, where, _EXAMPLE)
-        for key in ("input", "expect"):
-            if key not in fields:
-                raise reader.error(where, f"{key} is missing", "an example is name, input and expect")
-        for name in example_files(fields["input"]):
-            if not reader.file(name, f"{where}.input").is_file():
-                raise reader.error(f"{where}.input", f"{name} is not a file", "name one file")
-            if Path(name).parts[0] != "examples" or ".." in Path(name).parts:
-                raise reader.error(f"{where}.input", f"{name} is not below examples/", "move the file there")
-        fields.setdefault("name", str(number + 1))
-        if fields.get("tolerance", 0.0) < 0:
-            raise reader.error(f"{where}.tolerance", "a tolerance is not negative", "write for example 0.01")
-        examples.append(ExampleCard(**fields))
+    examples = _gather([partial(_example, reader, number, item) for number, item in enumerate(value)])
     names = [example.name for example in examples]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise reader.error("examples", f"two are named {twice!r}", "give each its own name")

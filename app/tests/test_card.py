@@ -130,6 +130,14 @@ def test_a_mistake_is_named_with_its_remedy(folder: Path, card: str, told: list[
     assert [part for part in told if part not in str(error.value)] == []
 
 
+def test_all_mistakes_are_named_at_once(folder: Path) -> None:
+    card = "{titel: a, allow_lambda: 1, outputs: {a: {kind: classes}}, examples: [{input: 1}, {expect: 1, extra: 2}]}"
+    with pytest.raises(CardError) as error:
+        load_card(write(folder, card))
+    places = [message.removeprefix(f"{folder}/model.yml: ").partition(":")[0] for message in error.value.args]
+    assert places == ["titel", "allow_lambda", "outputs.a", "examples[0]", "examples[1].extra"]
+
+
 def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"\.keras.*SavedModel"):
         load_card(tmp_path)

@@ -66,14 +66,14 @@ def _compile(models: Path, bundle: Path, only: str | None) -> int:
         print(f"ERROR {models}: there is no model {only}; the models: {', '.join(names)}.", file=sys.stderr)
         return 1
     folders = [folder for folder in folders if only in (None, folder.name)]
-    errors = [error for folder in folders if (error := _card_error(folder))]
+    errors = [error for folder in folders for error in _card_errors(folder)]
     reports = []
     for folder in folders if not errors else ():
         print(f"Compiling {folder.name} …", file=sys.stderr, flush=True)
         try:
             reports.append(_isolated(folder, bundle))
         except (CardError, CompileError) as error:
-            errors.append(str(error))
+            errors += map(str, error.args)
         except Exception as error:  # nobody foresaw it: the trace is for us, the last line for the user
             traceback.print_exc()
             errors.append(f"{folder}: {type(error).__name__}: {error}. A fault of the compiler; please report it.")
@@ -88,12 +88,12 @@ def _compile(models: Path, bundle: Path, only: str | None) -> int:
     return 1 if errors else 0
 
 
-def _card_error(folder: Path) -> str | None:
+def _card_errors(folder: Path) -> tuple[str, ...]:
     try:
         load_card(folder)
     except CardError as error:
-        return str(error)
-    return None
+        return error.args
+    return ()
 
 
 def _isolated(folder: Path, bundle: Path) -> Report:

@@ -143,9 +143,9 @@ def drop_a_label(models: Path) -> None:
     card.write_text(card.read_text().replace(", 9]", "]"))
 
 
-def add_an_unknown_key(models: Path) -> None:
+def make_two_mistakes(models: Path) -> None:
     with (models / "spoilt/model.yml").open("a") as card:
-        card.write("titel: Digits\n")
+        card.write("titel: Digits\nallow_lambda: perhaps\n")
 
 
 def name_it_badly(models: Path) -> None:
@@ -153,24 +153,25 @@ def name_it_badly(models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "messages"),
     [
-        (spoil_weights, "digits.h5"),
-        (name_a_missing_file, "nowhere.h5"),
-        (drop_a_label, "labels"),
-        (add_an_unknown_key, "titel"),
-        (name_it_badly, "My Spoilt"),
+        (spoil_weights, ["digits.h5"]),
+        (name_a_missing_file, ["nowhere.h5"]),
+        (drop_a_label, ["labels"]),
+        (make_two_mistakes, ["{models}/spoilt/model.yml: titel", "{models}/spoilt/model.yml: allow_lambda"]),
+        (name_it_badly, ["My Spoilt"]),
     ],
 )
 def test_a_model_that_can_not_be_served_stops_the_build(
-    models: Path, play: Callable, spoil: Callable[[Path], None], message: str
+    models: Path, play: Callable, spoil: Callable[[Path], None], messages: list[str]
 ) -> None:
     for name in ("digits_even", "wine"):
         shutil.rmtree(models / name)
     (models / "digits").rename(models / "spoilt")
     spoil(models)
     outcome = play("model_image", model_image_models=str(models))
-    assert message in outcome.failure
+    for message in messages:
+        assert message.format(models=models) in outcome.failure
     assert docker("image", "ls", "--quiet", "--filter", "label=slipway.models=spoilt xor") == ""
     assert not bundles("-name", "spoilt*")
     assert not list(OWN.glob("build-*/models/spoilt"))
