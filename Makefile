@@ -1,6 +1,6 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STARTED := $(shell date +%s)
-.PHONY: help up down test chaos machine lint unit train tools tools-legacy dev-tools
+.PHONY: help up down test quick chaos machine lint unit train tools tools-legacy dev-tools
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -15,6 +15,9 @@ down: tools ## Remove that server again
 
 test: dev-tools ## Run every check
 	@scripts/check all
+
+quick: dev-tools ## Run the checks that need no server
+	@scripts/check lint unit decisions templates
 
 chaos: dev-tools ## Change and break a server while clients ask, and count what they notice
 	@CHAOS=full .venv/bin/pytest -rP tests/test_chaos.py
