@@ -54,9 +54,9 @@ class Machine:
         STAGING.mkdir(mode=0o700, exist_ok=True)
         shared = [f"{path}:{path}" for path in (self.folder, STAGING, SOCKET)]
         shared += [f"{self.folder}/passwd:/etc/passwd:ro"]
-        shared += [f"{next(filter(os.path.exists, AUTHORITIES))}:/etc/ssl/cert.pem:ro"]
+        shared += [f"{next(filter(os.path.exists, AUTHORITIES))}:{AUTHORITIES[0]}:ro"]
         settings = {"HOME": self.folder, "ANSIBLE_INVENTORY": "tests/operator/inventory"}
-        settings |= {"DOCKER_BUILDKIT": "1", "PIP_CERT": "/etc/ssl/cert.pem"}
+        settings |= {"DOCKER_BUILDKIT": "1", "PIP_CERT": AUTHORITIES[0]}
         return docker(
             *("run", "--rm", "--name", MACHINE, "--network", "host", "--workdir", str(self.checkout)),
             *("--user", f"{os.getuid()}:{os.getgid()}", "--group-add", str(SOCKET.stat().st_gid)),
