@@ -6,7 +6,7 @@ STARTED := $(shell date +%s)
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
 
-# By their paths: make 3.81, which macOS has, looks for a command on the PATH that it was itself started with.
+# By path: make 3.81, macOS's, ignores the exported PATH when it runs a simple command.
 up: tools ## Bring up a server in a container on this machine and serve models/ from it
 	@SLIPWAY_STARTED=$(STARTED) .venv/bin/ansible-playbook site.yml
 
@@ -37,7 +37,7 @@ train: tools ## Train every model in models/ anew, in the toolchain container
 tools: ## Install the tools into .venv
 	@scripts/venv .venv requirements.txt
 
-tools-legacy: ## Install those for servers with CentOS 7 or EL 8 instead
+tools-legacy: ## Install the tools for servers with CentOS 7 or EL 8 instead
 	@scripts/venv .venv requirements-legacy.txt
 
 dev-tools:

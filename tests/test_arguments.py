@@ -45,5 +45,5 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
     known = [name for role in PREFLIGHT for name in options(role)]
     assert arguments.unknown_arguments([*known, "inventory_hostname", "modelling"], str(ROOT / "roles")) == []
     assert arguments.unknown_arguments(["model_server_replica", *known], str(ROOT / "roles")) == [
-        "model_server_replica (do you mean model_server_replicas?)",
+        "model_server_replica (did you mean model_server_replicas?)",
     ]

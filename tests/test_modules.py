@@ -21,9 +21,9 @@ MODELS = role_file("model_image/filter_plugins/models.py")
 def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
     files = ["cats/cats.keras", "cats/model.yaml", "dogs/model.yml", "stray.h5"]
     assert MODELS.passed_over(files, ["cats", "dogs", "empty"]) == [
-        "cats/model.yaml is no card: rename it to model.yml",
+        "cats/model.yaml is ignored: rename it to model.yml",
         "stray.h5 lies beside the model folders: move it into a folder of its own",
-        "empty/ has no model in it: add one, or remove the folder",
+        "empty/ is empty: add a model or remove the folder",
     ]
     assert MODELS.passed_over(["cats/cats.keras", "cats/model.yml"], ["cats"]) == []
 

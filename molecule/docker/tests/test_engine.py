@@ -35,7 +35,7 @@ def test_engine_past_its_start_limit_is_started_once_its_file_is_mended(host, li
     assert host.run("systemctl start docker").rc != 0
     outcome = play("docker")
     assert outcome.failure == ""
-    assert "docker : Let an engine that failed too often start again" in outcome.changed
+    assert "docker : Reset the start limit of an engine that failed" in outcome.changed
     assert inspect(host, f"inspect {listener}", ".State.Pid") == before
 
 

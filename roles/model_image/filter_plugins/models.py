@@ -1,4 +1,4 @@
-"""A filter that finds what in the folder of models would be passed over in silence."""
+"""A filter that finds files and folders of models/ that would be ignored silently."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 
 def passed_over(files: Iterable[str], folders: Iterable[str]) -> list[str]:
-    """Return a sentence, fact and remedy, for each thing in the folder of models that no model is made of.
+    """Return a fact and its remedy for each file or folder that no model would be built from.
 
-    `files` are paths below that folder, `folders` the names of those right in it, hidden ones left out.
+    `files` are paths relative to models/; `folders` are the names of the folders directly in it.
     """
     found = []
     files = sorted(files)
@@ -17,9 +17,9 @@ def passed_over(files: Iterable[str], folders: Iterable[str]) -> list[str]:
         if "/" not in file:
             found.append(f"{file} lies beside the model folders: move it into a folder of its own")
         elif name == "model.yaml" and file.count("/") == 1:
-            found.append(f"{file} is no card: rename it to model.yml")
+            found.append(f"{file} is ignored: rename it to model.yml")
     full = {file.partition("/")[0] for file in files}
-    found += [f"{folder}/ has no model in it: add one, or remove the folder" for folder in sorted(set(folders) - full)]
+    found += [f"{folder}/ is empty: add a model or remove the folder" for folder in sorted(set(folders) - full)]
     return found
 
 

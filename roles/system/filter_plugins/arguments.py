@@ -1,4 +1,4 @@
-"""A filter that finds variables which look like a role's arguments and are none."""
+"""A filter that finds misspelt role arguments."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RESULTS = {
 
 
 def unknown_arguments(names: list[str], roles: str) -> list[str]:
-    """Return those of `names` that have a role's prefix and are in no argument spec below the folder `roles`.
+    """Return the variables among `names` that have a role's prefix but appear in no argument spec below `roles`.
 
-    Each comes with the argument that is spelt most like it.
+    Each is followed by the argument with the most similar name.
     """
     known: set[str] = set(RESULTS)
     prefixes = []
@@ -35,7 +35,7 @@ def unknown_arguments(names: list[str], roles: str) -> list[str]:
     for name in sorted(set(names) - known):
         if name.startswith(tuple(prefixes)):
             near = difflib.get_close_matches(name, sorted(known - RESULTS), n=1)
-            found.append(name + (f" (do you mean {near[0]}?)" if near else ""))
+            found.append(name + (f" (did you mean {near[0]}?)" if near else ""))
     return found
 
 

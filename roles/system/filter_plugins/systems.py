@@ -22,9 +22,9 @@ def system_of(facts: dict[str, Any]) -> str:
 
 
 def nearest_system(facts: dict[str, Any], known: list[str]) -> str:
-    """Return the name in `known` that is nearest: of the same distribution, else of its family; "" where there is none.
+    """Return the closest of the `known` systems: same distribution, else same family; "" if there is none.
 
-    Of these it is the one whose version differs least, the newer one of two.
+    Among several, it is the one with the closest version; of two equally close, the newer.
     """
     distribution, _, version = system_of(facts).rpartition("-")
     for kind in distribution, facts["os_family"]:
