@@ -24,10 +24,12 @@ RUN = Path("/run") / SPACE
 PLAY_SECONDS = 1200
 
 
-def say(*command: str, seconds: int = 60) -> str:
+def say(*command: str, seconds: int = 60, environment: dict[str, str] | None = None) -> str:
     """Run a command that must end well and return what it said."""
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    assert run.returncode == 0, f"{' '.join(command)}: {run.stdout[-3000:]}{run.stderr}"
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=seconds
+    )
+    assert run.returncode == 0, f"{' '.join(command)}: {run.stdout[-5000:]}{run.stderr}"
     return run.stdout.strip()
 
 
@@ -39,17 +41,7 @@ class Engine:
         self.environment = os.environ | environment
 
     def run(self, *command: str, seconds: int = 60) -> str:
-        run = subprocess.run(
-            [*self.enter, *command],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-        )
-        assert run.returncode == 0, f"{' '.join(command)}: {run.stdout[-5000:]}{run.stderr}"
-        return run.stdout.strip()
+        return say(*self.enter, *command, seconds=seconds, environment=self.environment)
 
     def make(self, target: str) -> str:
         return self.run("env", "ANSIBLE_INVENTORY=tests/embedded", "make", target, seconds=PLAY_SECONDS)
@@ -71,27 +63,26 @@ class Engine:
 
 @contextlib.contextmanager
 def network() -> Iterator[None]:
-    """A network namespace with a way out, so that two engines do not share iptables' chains."""
+    """A network namespace with internet access, so that two engines do not share iptables' chains."""
     outer, address = "slipway-v2", "10.211.255.1"
-    forward = [("-i", outer), ("-o", outer)]
-    say("ip", "netns", "add", SPACE)
-    try:
+    rules = [
+        ["nat", "POSTROUTING", "--source", "10.211.255.0/30", "!", "--out-interface", outer, "--jump", "MASQUERADE"],
+        ["filter", "FORWARD", "--in-interface", outer, "--jump", "ACCEPT"],
+        ["filter", "FORWARD", "--out-interface", outer, "--jump", "ACCEPT"],
+    ]
+    with contextlib.ExitStack() as undo:
+        say("ip", "netns", "add", SPACE)
+        undo.callback(say, "ip", "netns", "delete", SPACE)
         say("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", SPACE)
         say("ip", "address", "add", f"{address}/30", "dev", outer)
         say("ip", "link", "set", outer, "up")
         for command in "address add 10.211.255.2/30 dev eth0", "link set eth0 up", "link set lo up":
             say("ip", "-n", SPACE, *command.split())
         say("ip", "-n", SPACE, "route", "add", "default", "via", address)
-        nat = ["POSTROUTING", "--source", "10.211.255.0/30", "!", "--out-interface", outer, "--jump", "MASQUERADE"]
-        say("iptables", "--table", "nat", "--insert", *nat)
-        for way in forward:
-            say("iptables", "--insert", "FORWARD", *way, "--jump", "ACCEPT")
+        for table, *rule in rules:
+            say("iptables", "--table", table, "--insert", *rule)
+            undo.callback(say, "iptables", "--table", table, "--delete", *rule)
         yield
-        say("iptables", "--table", "nat", "--delete", *nat)
-        for way in forward:
-            say("iptables", "--delete", "FORWARD", *way, "--jump", "ACCEPT")
-    finally:
-        say("ip", "netns", "delete", SPACE)
 
 
 @contextlib.contextmanager
