@@ -1,7 +1,7 @@
 #!/usr/bin/python
-"""Adds up the files of an offline bundle as `sha256sum --check` does, or writes their sums (`write`).
+"""Verifies the checksums of an offline bundle as `sha256sum --check` does, or writes them (`write`).
 
-It runs on the operator's machine, which may have no sha256sum.
+Runs on the operator's machine, which may lack sha256sum.
 """
 
 import hashlib
@@ -23,20 +23,20 @@ def sum_of(path):
 
 
 def files_in(folder):
-    """All its files but the sums, as paths below it."""
+    """All its files except the checksums, as relative paths."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if str(path) != SUMS)
 
 
 def write(folder):
-    """Write the sums of all files and return how large these are together."""
+    """Write the checksums of all files and return the files' total size in bytes."""
     files = files_in(folder)
     (folder / SUMS).write_text("".join(f"{sum_of(folder / file)}  ./{file}\n" for file in files))
     return sum((folder / file).stat().st_size for file in files)
 
 
 def damage(folder):
-    """What is wrong, a line each, none where all is well."""
+    """Return a line for each damaged or missing file; none if the bundle is intact."""
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,9 +1,9 @@
 #!/usr/bin/python
-"""Makes a folder for one run among those of this user's runs, and removes what runs that were killed left there.
+"""Creates the working folder of a run, and removes what killed runs left behind a day ago or more.
 
-Without a name it makes none, and only looks for builds that are under way.
+Without a name it creates nothing and only lists the builds in progress.
 
-Runs on servers too, so it is written for Python 2.7 and 3 alike.
+Runs on servers too, so it supports Python 2.7 as well as 3.
 """
 
 import errno
@@ -26,10 +26,10 @@ class FolderError(Exception):
 
 
 def folder_of_all(platform, home, uid):
-    """The folder that has those of this user's runs.
+    """Return the parent folder of this user's runs, from which containers mount what they need.
 
-    Containers see what is in it. On macOS they run in a virtual machine, which shares the home with them whatever
-    it is made by; /var/tmp it may not, and then they see an empty folder instead.
+    On macOS containers run in a virtual machine. Every kind of it shares the home; where /var/tmp is not shared,
+    containers would see an empty folder.
     """
     if platform == "darwin":
         return os.path.join(home, "Library/Caches/slipway")
@@ -37,7 +37,7 @@ def folder_of_all(platform, home, uid):
 
 
 def make(path):
-    """Make a folder that only this user may enter; the same where it is there already."""
+    """Create a folder that only this user can enter; one that exists must be such a folder."""
     try:
         os.makedirs(path, 0o700)
     except OSError as error:
@@ -49,7 +49,7 @@ def make(path):
 
 
 def remove_old(folder, now):
-    """Remove what nothing was added to for a day; another run may be at the same."""
+    """Remove what has not changed for a day; another run may be doing the same."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         try:
@@ -65,7 +65,7 @@ def remove_old(folder, now):
 
 
 def make_for_run(folder, name, now):
-    """Make the folder `name`, each X at its end a random character, and return its path."""
+    """Create the folder `name`, with each X at its end replaced by a random character, and return its path."""
     make(folder)
     remove_old(folder, now)
     if name.endswith(RANDOM):
@@ -76,7 +76,7 @@ def make_for_run(folder, name, now):
 
 
 def building(folder, now):
-    """The builds that were begun in the last hour and have not ended."""
+    """Return the folders of builds that began within the last hour and have not ended."""
     if not os.path.isdir(folder):
         return []
     found = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.startswith("build-")]

@@ -1,9 +1,9 @@
 #!/usr/bin/python
-"""Packs what an image is built of into one archive (`sources`), and unpacks it on the builder (`unpack_to`).
+"""Packs the sources of an image into one archive (`sources`), and unpacks it on the builder (`unpack_to`).
 
-By Python's tarfile, since no two systems' tar agree on how owners, modes and names are chosen.
+It uses Python's tarfile, because the options for owners, modes and names differ between tar programs.
 
-Runs on servers too, so it is written for Python 2.7 and 3 alike.
+Runs on servers too, so it supports Python 2.7 as well as 3.
 """
 
 import os
@@ -14,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def normal(member):
-    """A member that any user of a container can read, with nobody's name on it; None for what is no source."""
+    """Make a member readable for any user and drop its owner; return None for what is not a source."""
     name = posixpath.basename(member.name)
     if name == "__pycache__" or name.startswith("."):
         return None
