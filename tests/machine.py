@@ -1,4 +1,4 @@
-"""A machine for the checks: Debian 13 with a kernel of its own, made of Debian's packages, run by qemu."""
+"""A virtual machine for the checks: Debian 13 with its own kernel, built from Debian's packages, run by QEMU."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ PACKAGES = (
     "linux-image-cloud-amd64,initramfs-tools,udev,systemd-sysv,systemd-resolved,libpam-systemd,dbus,iproute2,openssh-server,"
     "sudo,python3,python3-apt,ca-certificates,curl,procps,selinux-policy-default"
 )
-# What Debian's SELinux policy lacks for this server. Permissive domains are not held to it; nginx's, httpd_t, is.
+# What Debian's SELinux policy lacks for this server. nginx's domain, httpd_t, stays enforced.
 PERMISSIVE = ["firewalld_t", "systemd_networkd_t"]
 ALLOWED = ["(allow dockerd_t firewalld_t (dbus (send_msg)))"]
-# What makes and runs the machine, by the Debian package that has it.
+# The programs that build and run the machine, and their Debian packages.
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "mmdebstrap": "mmdebstrap",
@@ -46,14 +46,14 @@ TOOLS = {
     "setpriv": "util-linux",
 }
 KVM_SECONDS = 20
-# Emulated, and beside other work, everything takes its time.
+# Generous, because an emulated machine on a busy host is slow.
 BUILD_SECONDS = 1800
 BOOT_SECONDS = 900
 PLAY_SECONDS = 3600
 
 
 def run(command: Sequence[str | Path], seconds: float, given: str = "", **environment: str) -> str:
-    """Run a command, its output into the log too, and return what it said. Nothing of it runs on afterwards."""
+    """Run a command, log its output and return it. No process of it survives."""
     name = " ".join(map(str, command))[-200:]
     with LOG.open("a+", errors="replace") as log:
         log.write(f"\n{time.strftime('%H:%M:%S')} {name}\n")
@@ -82,7 +82,7 @@ def run(command: Sequence[str | Path], seconds: float, given: str = "", **enviro
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """End a process that leads its group, with the group: asked first, as by Ctrl-C."""
+    """End a process and its group, by SIGINT first."""
     for number in signal.SIGINT, signal.SIGKILL:
         if process.poll() is None:
             os.killpg(process.pid, number)
@@ -95,14 +95,14 @@ def refuse(why: str) -> NoReturn:
 
 
 def require_tools() -> None:
-    """Root installs the tools that are missing, on Debian; anybody else is told what to do."""
+    """Install missing tools as root on Debian; otherwise exit with the remedy."""
     if os.geteuid() != 0:
         refuse("Only root can make a machine's disk. Remedy: run make machine as root.")
     missing = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
     if missing:
         if not Path("/etc/debian_version").exists() or not shutil.which("apt-get"):
             remedy = f"install what your system has of Debian's packages {' '.join(missing)}"
-            refuse(f"Missing here: {' '.join(missing)}, and this is no Debian. Remedy: {remedy}.")
+            refuse(f"Missing here: {' '.join(missing)}, and this is not Debian. Remedy: {remedy}.")
         print(f"installing {' '.join(missing)} from Debian, once", flush=True)
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-qq"], BUILD_SECONDS)
@@ -110,7 +110,7 @@ def require_tools() -> None:
     engine = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
     if engine.returncode != 0:
         said = engine.stderr.strip()
-        refuse(f"No Docker Engine answers here, and the image is built with one ({said}). Remedy: make up.")
+        refuse(f"No Docker Engine answers here, and building the image needs one ({said}). Remedy: make up.")
 
 
 def free_port() -> int:
@@ -119,7 +119,7 @@ def free_port() -> int:
 
 
 class Machine:
-    """The machine, whose files all lie in one folder."""
+    """The machine; all its files are in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -132,13 +132,13 @@ class Machine:
             *("-F", "none", "-i", str(folder / "key"), "-o", f"UserKnownHostsFile={folder / 'known_hosts'}"),
             *("-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"),
             *("-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10"),
-            # One connection for all, Ansible's too: a login takes an emulated machine ten seconds.
+            # One shared connection, for Ansible as well: a login to an emulated machine takes ten seconds.
             *("-o", "ControlMaster=auto", "-o", "ControlPersist=yes", "-o", f"ControlPath={folder / 'ssh-%C'}"),
             *("-o", "ServerAliveInterval=10"),
         ]
 
     def build(self) -> None:
-        """Make the disk, the keys and the inventory, and find out how fast it may run."""
+        """Build the disk, the keys and the inventory, and choose the accelerator."""
         started = time.monotonic()
         root = self.folder / "root"
         sources = [
@@ -162,7 +162,8 @@ class Machine:
             "etc/systemd/network/lan.network": "[Match]\nDriver=virtio_net\n\n[Network]\nDHCP=ipv4\n",
         }.items():
             (root / file).write_text(text)
-        # SELinux stays off until the kernel is asked for it. Emulated, putting its policy together takes ten minutes.
+        # SELinux stays off until the kernel's command line turns it on. Its policy is built here, because an emulated
+        # machine takes ten minutes for that.
         (root / "root/machine.cil").write_text(
             "\n".join([*(f"(typepermissive {domain})" for domain in PERMISSIVE), *ALLOWED])
         )
@@ -191,10 +192,10 @@ class Machine:
         inventory.write_text(json.dumps({"all": {"children": {"model_servers": {"hosts": {NAME: settings}}}}}))
 
     def _find_accel(self) -> str:
-        """KVM where a kernel really runs by it: /dev/kvm may be there, and qemu hang or abort."""
+        """Return kvm if a kernel boots with it; /dev/kvm may exist and QEMU still hang or abort."""
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
             return "tcg,thread=multi"
-        # Without a disk the kernel panics at the end of its start, and qemu ends well.
+        # Without a disk the kernel panics at the end of its boot, and QEMU exits normally.
         command = self._command("kvm", "console=ttyS0 panic=-1", "-no-reboot", "-serial", "stdio")
         try:
             said = run(command, KVM_SECONDS)
@@ -204,7 +205,7 @@ class Machine:
 
     def _command(self, accel: str, append: str, *more: str | Path) -> list[str | Path]:
         return [
-            # Not even SIGKILL to this process leaves qemu behind.
+            # Even SIGKILL to this process ends QEMU.
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-name", NAME, "-accel", accel),
             *("-cpu", "host" if accel == "kvm" else "max", "-smp", "2", "-m", "4096"),
             *("-nodefaults", "-display", "none"),
@@ -212,7 +213,7 @@ class Machine:
         ]
 
     def start(self, *kernel_arguments: str) -> float:
-        """Switch it on and wait until all its units run; the seconds that took."""
+        """Boot it, wait until all its units run, and return the seconds that took."""
         started = time.monotonic()
         forwards = f"hostfwd=tcp:127.0.0.1:{self._ssh_port}-:22,hostfwd=tcp:127.0.0.1:{self._https_port}-:443"
         command = self._command(
@@ -230,7 +231,7 @@ class Machine:
         return time.monotonic() - started
 
     def wait_until_up(self) -> None:
-        """Wait until ssh enters and systemd has started all there is, and started it well."""
+        """Wait until ssh gets in and systemd reports every unit running."""
 
         def entered() -> bool:
             assert self._qemu is not None and self._qemu.poll() is None, f"qemu has ended; {LOG} has why"
@@ -256,7 +257,7 @@ class Machine:
         return file.read_text(errors="replace") if file.exists() else ""
 
     def switch_off(self) -> None:
-        """Have the system end properly, as its disk is needed again."""
+        """Shut it down cleanly; its disk is used again."""
         qemu = self._qemu
         assert qemu is not None
         self.on("systemctl --no-block poweroff")
@@ -269,7 +270,7 @@ class Machine:
 
     def on(self, command: str, seconds: float = 300) -> str:
         """Run a shell command on the machine as root, by sudo and its password, and return what it said."""
-        # The command comes by standard input too, after the password: nothing has to be quoted.
+        # The command follows the password on standard input, so nothing needs quoting.
         return self.as_user(
             "sudo -k -S -p '' sh -eu /dev/stdin", given=f"{self._password}\n{command}\n", seconds=seconds
         )
@@ -283,7 +284,7 @@ class Machine:
         return said, time.monotonic() - started
 
     def ask(self, question: Question, seconds: float = 30) -> tuple[int, bool]:
-        """Ask over https, certificate and name verified: the status, 0 for no answer, and whether it is right."""
+        """Ask over HTTPS, verified; return the status (0 for no answer) and whether the answer is right."""
         tls = ssl.create_default_context(cafile=str(CA))
         connection = http.client.HTTPSConnection("localhost", self._https_port, timeout=seconds, context=tls)
         try:
@@ -298,7 +299,7 @@ class Machine:
         return answer.status, answer.status == 200 and question.version(body, ()) is not None
 
     def destroy(self) -> None:
-        """Remove process, disk and all, and see that they are gone."""
+        """End the process and delete the disk and all other files."""
         if self._qemu is not None:
             end(self._qemu)
             assert self._qemu.poll() is not None, f"qemu, process {self._qemu.pid}, does not end"
@@ -312,11 +313,11 @@ class Machine:
 
 @contextlib.contextmanager
 def machine() -> Iterator[Machine]:
-    """A machine that is on, and gone afterwards whatever happens."""
+    """A running machine, destroyed afterwards whatever happens."""
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text("")
     require_tools()
-    # The folder that Slipway's runs have for theirs: should this process be killed, a later run removes what it left.
+    # In the parent folder of Slipway's runs: if this process is killed, a later run removes what it left.
     parent = Path(f"/var/tmp/slipway-{os.getuid()}")
     parent.mkdir(mode=0o700, exist_ok=True)
     made = Machine(Path(tempfile.mkdtemp(prefix="machine-", dir=parent)))

@@ -1,6 +1,6 @@
-"""Slipway on a real machine with a kernel of its own: deployed, rebooted, taken back, and once more under SELinux.
+"""Slipway on a virtual machine with its own kernel: deploy, reboot, roll back, and again under SELinux.
 
-`make machine` runs these steps in their order, stops at the first that fails, and prints at the end what they saw.
+`make machine` runs these steps in order, stops at the first failure, and prints what they saw.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def asked_by(server: Machine, neighbour: bool) -> list[str]:
 
 @contextmanager
 def neighbour(server: Machine) -> Iterator[None]:
-    """Another machine of the LAN that routes through this one, and what else than the protection keeps it out opened.
+    """A neighbour on the LAN that routes through this machine, with everything but the protection opened to it.
 
-    That is firewalld, and the policy Docker sets where it was Docker that turned forwarding on.
+    That means firewalld, and the FORWARD policy that Docker sets where it enabled forwarding itself.
     """
     server.on(
         "ip netns add neighbour; ip link add outer0 type veth peer name lan0 netns neighbour;"
@@ -145,7 +145,7 @@ def test_containers_are_closed_to_a_neighbour_by_the_protection(server: Machine)
 
 
 def reboot(server: Machine) -> float:
-    """Reboot it; the seconds from the command to the first right answer of what came up again."""
+    """Reboot it and return the seconds from the command to the first right answer."""
     identity = "cat /proc/sys/kernel/random/boot_id"
     before, started = server.on(identity), time.monotonic()
     server.on("systemctl --no-block reboot")
@@ -185,7 +185,7 @@ def labels(server: Machine) -> set[str]:
 
 
 def denied(server: Machine, domain: str) -> list[str]:
-    """What SELinux denied that domain since the machine came up."""
+    """What SELinux has denied that domain since boot."""
     return server.on(rf"journalctl --boot --output cat | awk '/avc:  denied.* scontext=[^ ]*:{domain}:/'").splitlines()
 
 
@@ -193,7 +193,7 @@ def test_selinux_is_turned_on(server: Machine) -> None:
     assert server.on("getenforce") == "Disabled"
     started = time.monotonic()
     server.switch_off()
-    # Permissive at first, as Debian's package sets it: nothing has a label yet.
+    # Permissive at first, as Debian's package sets it: no file has a label yet.
     server.start("security=selinux")
     server.on(
         "restorecon -R -F -x /; sed -i 's/^SELINUX=.*/SELINUX=enforcing/' /etc/selinux/config", seconds=BUILD_SECONDS
