@@ -13,9 +13,9 @@ import pytest
 from host import HOST, ROOT
 
 
-def role_file(path: str) -> ModuleType:
-    """A module or plugin of a role, loaded from its file: role_file("base/library/bundle_sums.py")."""
-    spec = importlib.util.spec_from_file_location(path.replace("/", "."), ROOT / "roles" / path)
+def plugin(path: str) -> ModuleType:
+    """Load a plugin or module from its file: plugin("modules/bundle_sums.py")."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "."), ROOT / "plugins" / path)
     assert spec and spec.loader
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)

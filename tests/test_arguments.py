@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from conftest import role_file
+from conftest import plugin
 from host import ROOT
 
 PREFLIGHT = yaml.safe_load((ROOT / "playbooks/preflight.yml").read_text())[-1]["vars"]["preflight_roles"]
@@ -41,7 +41,7 @@ def test_each_misspelt_choice_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    arguments = role_file("system/filter_plugins/arguments.py")
+    arguments = plugin("filter/arguments.py")
     known = [name for role in PREFLIGHT for name in options(role)]
     assert arguments.unknown_arguments([*known, "inventory_hostname", "modelling"], str(ROOT / "roles")) == []
     assert arguments.unknown_arguments(["model_server_replica", *known], str(ROOT / "roles")) == [

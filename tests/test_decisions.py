@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import role_file
+from conftest import plugin
 from host import ROOT
 
 SYSTEMS: dict[str, Any] = yaml.safe_load((ROOT / "tests/decisions.yml").read_text())
@@ -113,6 +113,6 @@ def test_an_unknown_system_has_a_nearest_one(
         "distribution_major_version": major,
         "os_family": family,
     }
-    systems = role_file("system/filter_plugins/systems.py")
+    systems = plugin("filter/systems.py")
     assert systems.system_of(facts) not in KNOWN
     assert systems.nearest_system(facts, KNOWN) == nearest

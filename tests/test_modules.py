@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import role_file
+from conftest import plugin
 
-FOLDER = role_file("model_image/library/model_image_folder.py")
-SOURCES = role_file("model_image/library/model_image_sources.py")
-SUMS = role_file("base/library/bundle_sums.py")
-MODELS = role_file("model_image/filter_plugins/models.py")
+FOLDER = plugin("modules/model_image_folder.py")
+SOURCES = plugin("modules/model_image_sources.py")
+SUMS = plugin("modules/bundle_sums.py")
+MODELS = plugin("filter/models.py")
 
 
 def test_nothing_in_the_folder_of_models_is_passed_over() -> None:

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from pki import issue
 
-PLUGIN = Path(__file__).resolve().parents[3] / "roles/certificate/filter_plugins/provided_pair.py"
+PLUGIN = Path(__file__).resolve().parents[3] / "plugins/filter/provided_pair.py"
 provided_pair_problems = runpy.run_path(str(PLUGIN))["provided_pair_problems"]
 
 NAME = "models.example"

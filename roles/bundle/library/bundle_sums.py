@@ -1,1 +1,0 @@
-../../base/library/bundle_sums.py
