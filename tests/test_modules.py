@@ -16,6 +16,10 @@ FOLDER = plugin("modules/model_image_folder.py")
 SOURCES = plugin("modules/model_image_sources.py")
 SUMS = plugin("modules/bundle_sums.py")
 MODELS = plugin("filter/models.py")
+GATE = plugin("modules/readiness_gate.py")
+LEASE = plugin("modules/deploy_lease.py")
+NETWORKS = plugin("filter/networks.py")
+STATE = plugin("modules/server_state.py")
 
 
 def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
@@ -120,3 +124,126 @@ def test_a_bundle_without_sums_is_damaged(tmp_path: Path, sums: bytes | None, sa
         (tmp_path / "SHA256SUMS").write_bytes(sums)
     (found,) = SUMS.damage(tmp_path)
     assert found.startswith("SHA256SUMS: ") and said in found
+
+
+UPSTREAM = """upstream model_servers {
+    zone model_servers 64k;
+    server 172.16.239.10:5000 max_fails=0;
+    server 172.16.239.11:5000 max_fails=0;
+}
+upstream model_servers_without_1 {
+    server 172.16.239.9:5000 max_fails=0;
+}
+"""
+
+
+def test_the_state_has_what_nginx_serves_and_what_is_out_of_rotation(tmp_path: Path) -> None:
+    assert STATE.serving(UPSTREAM) == ["172.16.239.10", "172.16.239.11"]
+    assert STATE.serving("") == STATE.serving("upstream model_servers {\n    server 127.0.0.1:9 down;\n}\n") == []
+    rotation = f"if (-f {tmp_path}/172.16.239.10:5000) {{\n}}\n"
+    assert STATE.drain_folder(rotation) == str(tmp_path) and STATE.drain_folder("") == ""
+    assert STATE.out("") == STATE.out(str(tmp_path)) == []
+    for stale in "172.16.239.10:5000", "172.16.239.15:5000":
+        (tmp_path / stale).touch()
+    assert STATE.out(str(tmp_path)) == ["172.16.239.10", "172.16.239.15"]
+
+
+def test_a_line_that_is_cut_off_leaves_the_rest_of_the_history() -> None:
+    assert STATE.history('{"release": "a"}\n{"rel') == [{"release": "a"}]
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"id": "a", "image": "slipway/model-server:a"}')
+    assert list(STATE.releases(str(tmp_path))) == ["a"]
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(STATE.StateError, match=r"b\.json is not a release's record. Remedy"):
+        STATE.releases(str(tmp_path))
+
+
+def test_the_engine_says_what_it_cannot_limit() -> None:
+    assert STATE.unlimited({"MemoryLimit": True, "SwapLimit": False, "PidsLimit": True}) == ["swap"]
+
+
+def test_a_release_is_read_from_its_image_and_containers() -> None:
+    image = {"Config": {"Labels": {"slipway.models": "digits-0a1b xor-2c3d digits_even-ff"}}}
+    assert STATE.models(image) == {"digits": "0a1b", "xor": "2c3d", "digits_even": "ff"}
+    assert STATE.models({"Config": {"Labels": None}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "gone", "verdict"),
+    [
+        ("", "", "free"),
+        ("not a lease", "", "free"),
+        ("100 50 me here 1 2", "", "ours"),
+        ("100 50 other there 3 4", "", "held"),
+        ("100 50 other there 3 4", "other there 3 4", "gone"),
+        ("100 50 other there 3 4", "other there 3 5", "held"),
+        ("99 50 other there 3 4", "", "expired"),
+    ],
+)
+def test_a_lease_is_taken_only_from_nobody(line: str, gone: str, verdict: str) -> None:
+    assert LEASE.judge(LEASE.parse(line), "me here 1 2", gone, 99) == verdict
+
+
+def gate(answers: list[tuple[int, str]], restarts: list[int], seconds: int = 3) -> str:
+    clock = iter(range(100))
+    counts = iter(restarts)
+    last = answers[-1]
+    replies = iter(answers)
+    why: str = GATE.wait(
+        "url",
+        seconds,
+        lambda _: next(replies, last),
+        lambda: next(counts, restarts[-1]),
+        lambda: next(clock),
+        lambda _: None,
+    )
+    return why
+
+
+def test_the_gate_waits_for_an_answer_and_takes_the_verdict_at_once() -> None:
+    assert gate([(0, ""), (0, ""), (200, "ready")], [0]) == ""
+    assert gate([(0, ""), (503, "digit should be 4")], [0]) == "digit should be 4"
+    assert gate([(0, "")], [0]) == "it gives no answer in 3 s"
+    assert gate([(0, "")], [2, 2, 5], 60) == "it ends as soon as it starts"
+
+
+def test_the_replicas_take_the_addresses_from_the_tenth_on() -> None:
+    network = NETWORKS.replica_network("172.16.239.0/24", "2")
+    assert network == {
+        "gateway": "172.16.239.1",
+        "spare": "172.16.239.9",
+        "replicas": ["172.16.239.10", "172.16.239.11"],
+        "dynamic": "172.16.239.128/25",
+    }
+
+
+@pytest.mark.parametrize(
+    ("subnet", "replicas", "fault"),
+    [
+        ("172.16.239.0/24", 118, ""),
+        ("172.16.239.0/24", 119, "room for 118"),
+        ("172.16.239.0/24", 0, "at least one"),
+        ("172.16.239.7/24", 2, "host bits"),
+        ("172.16.239.0", 2, "no prefix"),
+        ("172.16.239.0/29", 1, "room for 0"),
+        ("anything", 2, "Expected 4 octets"),
+        ("fd00::/64", 2, "Expected 4 octets"),
+    ],
+)
+def test_a_subnet_that_does_not_fit_is_refused(subnet: str, replicas: int, fault: str) -> None:
+    said = NETWORKS.network_fault(subnet, replicas)
+    assert fault in said and bool(fault) == bool(said)
+
+
+def test_a_route_to_the_subnet_is_found_unless_it_leads_to_the_bridge() -> None:
+    routes = [
+        "default via 10.0.0.1 dev eth0",
+        "10.0.0.0/24 dev eth0 proto kernel",
+        "172.16.0.0/12 via 10.0.0.2 dev eth0",
+        "172.16.239.0/24 dev slipway0 proto kernel",
+        "172.16.239.77 dev tun0",
+        "blackhole 172.16.239.128/25",
+    ]
+    assert NETWORKS.colliding_routes(routes, "172.16.239.0/24", "slipway0") == [routes[2], routes[4], routes[5]]

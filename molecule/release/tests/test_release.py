@@ -53,7 +53,8 @@ def test_the_history_says_who_served_what_when(host: Host, image: str) -> None:
     assert line["time"].startswith("20") and line["git"] and line["seconds"] >= 0
     record = json.loads(host.check_output(f"cat /var/lib/slipway/releases/{line['release']}.json"))
     assert (record["id"], record["image"]) == (line["release"], image)
-    assert record["models"] == ["digits", "digits_even", "wine", "xor"]
+    assert sorted(record["models"]) == ["digits", "digits_even", "wine", "xor"]
+    assert line["changes"]["added"] == sorted(record["models"])
     assert not host.file(LEASE).exists
 
 
