@@ -23,7 +23,7 @@ class AskError(Exception):
     """Why there is no answer."""
 
 
-class Service(object):  # noqa: UP004
+class Service(object):
     """The service at an address, `https://name:port`, reached by way of `connect`, `host:port`."""
 
     def __init__(self, address, connect, ca):
