@@ -9,7 +9,7 @@ import pytest
 
 from conftest import make_manifest
 from model_server.answers import check_expected, decode, verdict
-from model_server.bundle import Example, InputSpec, OutputSpec
+from model_server.manifest import Example, InputSpec, OutputSpec
 
 INPUT = InputSpec("x", "float32", (-1, 1), "x", "tensor")
 FRUIT = OutputSpec("fruit", "float32", (-1, 3), "f", "classes", labels=("apple", "pear", "fig"))

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from conftest import MODELS, make_manifest
-from model_server.bundle import BundleError, InputSpec, OutputSpec
+from model_server.manifest import InputSpec, ManifestError, OutputSpec
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
 
@@ -94,7 +94,7 @@ def test_which_model_answers_rows_is_a_setting(serve: Callable[..., FlaskClient]
 
 
 def test_an_unclear_choice_stops_the_server(serve: Callable[..., FlaskClient]) -> None:
-    with pytest.raises(BundleError, match="a, b"):
+    with pytest.raises(ManifestError, match="a, b"):
         serve(rows_model("a"), rows_model("b"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.card import CardError, InputCard, OutputCard, load_card
+from model_server.compile.card import CardError, InputCard, OutputCard, load_card
 
 
 @pytest.fixture
@@ -65,27 +65,6 @@ def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
     (folder / "model.h5").touch()
     card = load_card(folder)
     assert card.weights and (card.model.name, card.weights.name) == ("model.json", "model.h5")
-
-
-def test_everything_that_goes_in_is_listed_for_the_hash(folder: Path) -> None:
-    (folder / "cats.keras").rename(folder / "other.keras")
-    saved = folder / "saved"
-    (saved / "variables").mkdir(parents=True)
-    for name in ("saved_model.pb", "variables/variables.index", "../layers.py", "../train.py"):
-        (saved / name).touch()
-    card = load_card(
-        write(
-            folder,
-            "{model: saved, custom_objects: layers.py, examples: [{input: {a: examples/tom.png}, expect: 1}]}",
-        )
-    )
-    assert [path.relative_to(folder).as_posix() for path in card.files()] == [
-        "examples/tom.png",
-        "layers.py",
-        "model.yml",
-        "saved/saved_model.pb",
-        "saved/variables/variables.index",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from conftest import make_manifest
-from model_server.bundle import Example, InputSpec, Manifest
 from model_server.inputs import (
     InputError,
     encode_example,
@@ -23,6 +22,7 @@ from model_server.inputs import (
     to_tensor,
     zeros,
 )
+from model_server.manifest import Example, InputSpec, Manifest
 
 
 def picture_model(color: str = "grayscale", shape: tuple[int, ...] = (-1, 4, 4, 1), **how: Any) -> Manifest:

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's clients get what TensorFlow Serving would answer."""
+"""Clients of TensorFlow Serving get the answers that TensorFlow Serving would give."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from conftest import Tensors, make_manifest
-from model_server.bundle import InputSpec, OutputSpec
+from conftest import make_manifest
+from model_server.engines import Tensors
+from model_server.manifest import InputSpec, OutputSpec
 
 FLOATS = InputSpec("x", "float32", (-1, 2), "x", "tensor")
 INTEGERS = InputSpec("n", "int64", (-1,), "n", "tensor")
@@ -86,7 +87,7 @@ def test_numbers_keep_their_kind_and_their_shortest_digits(serve: Callable[..., 
     assert serve(TWO).post("/v1/models/two:predict", json=body).text == '{"outputs":{"x":[[0.1,3.0]],"n":[6]}}'
 
 
-def test_tokens_for_what_is_not_finite(serve: Callable[..., FlaskClient]) -> None:
+def test_numbers_that_are_not_finite_are_written_as_tokens(serve: Callable[..., FlaskClient]) -> None:
     client = serve(TWO)
     body = '{"inputs": {"x": [[NaN, -Infinity], [Infinity, 0.1]], "n": [1, 2]}}'
     response = client.post("/v1/models/two:predict", data=body)

@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from ..manifest import example_files
+
 CARD = "model.yml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -99,22 +101,6 @@ class Card:
     def path(self) -> Path:
         """Where the card is, or would be."""
         return self.folder / CARD
-
-    def files(self) -> list[Path]:
-        """Every file that goes into the compiled model, sorted; of a SavedModel folder all files."""
-        named = [self.path, self.model, self.weights, self.custom_objects]
-        named += [self.folder / path for example in self.examples for path in example_files(example.input)]
-        found: set[Path] = set()
-        for path in named:
-            if path is not None:
-                found.update(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-        return sorted(found)
-
-
-def example_files(value: Any) -> list[str]:
-    """The files an example's input names: a bare string, alone or as an input's value, is a file's name."""
-    values = value.values() if isinstance(value, dict) else [value]
-    return [item for item in values if isinstance(item, str)]
 
 
 def load_card(folder: Path) -> Card:
