@@ -30,7 +30,7 @@ class Settings:
         """Read the MODEL_SERVER_* variables. Raises SettingsError."""
         origins = environ.get("MODEL_SERVER_CORS_ORIGINS", "").split(",")
         return cls(
-            models=Path(environ.get("MODEL_SERVER_MODELS") or "/bundle"),
+            models=Path(environ.get("MODEL_SERVER_MODELS") or "/models"),
             port=int(_number(environ, "MODEL_SERVER_PORT", 5000)),
             workers=int(_number(environ, "MODEL_SERVER_WORKERS", usable_cpus())),
             rows_model=environ.get("MODEL_SERVER_ROWS_MODEL", ""),
