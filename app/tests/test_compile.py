@@ -118,7 +118,7 @@ def save_misnamed(folder: Path, model: keras.Model) -> None:
         (save_misnamed, "keras"),
     ],
 )
-def test_keras_3_in_every_format(
+def test_keras_3_models_are_read_in_every_format(
     folder: Path, compiled: Path, save: Callable[[Path, keras.Model], None], source_format: str
 ) -> None:
     model = dense(layers.Dense(3, activation="tanh"))
@@ -131,7 +131,7 @@ def test_keras_3_in_every_format(
 
 
 @pytest.mark.parametrize("suffix", ["h5", "keras", "folder"])
-def test_keras_2_in_every_format(folder: Path, compiled: Path, suffix: str) -> None:
+def test_keras_2_models_are_read_in_every_format(folder: Path, compiled: Path, suffix: str) -> None:
     stack = tf_keras.layers
     picture = tf_keras.Input((6, 6, 1), name="picture")
     model = tf_keras.Model(picture, stack.Dense(2, name="y")(stack.Flatten()(stack.Conv2D(3, 3)(picture))))
@@ -142,7 +142,7 @@ def test_keras_2_in_every_format(folder: Path, compiled: Path, suffix: str) -> N
     np.testing.assert_allclose(run({"picture": x})["y"], model(x), atol=1e-5)
 
 
-def test_a_whole_h5_of_keras_2_0(folder: Path, compiled: Path) -> None:
+def test_an_h5_of_keras_2_0_is_read(folder: Path, compiled: Path) -> None:
     """Its architecture is a bare list, inside an .h5, as Keras 2.0 to 2.2.2 wrote it."""
     config = {
         "units": 2,
@@ -219,7 +219,7 @@ def keras_tflite(model: keras.Model) -> bytes:
 
 
 @pytest.mark.parametrize(("convert", "why"), [(wrong_weights, "is off by"), (nan_weights, "NaN")])
-def test_a_conversion_that_answers_otherwise_is_refused(
+def test_a_conversion_with_other_answers_is_refused(
     folder: Path,
     compiled: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -258,7 +258,7 @@ def test_a_conversion_with_a_fixed_batch_is_refused(
     assert report.refusals[0].startswith("ONNX Runtime: ")
 
 
-def test_when_no_engine_answers_right_every_reason_is_told(
+def test_if_no_engine_answers_correctly_every_reason_is_reported(
     folder: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense().save(folder / "m.keras")
@@ -298,7 +298,7 @@ def test_a_lambda_runs_only_where_the_card_allows_it(folder: Path, compiled: Pat
     assert served(folder, compiled)[0].engine == "LiteRT"
 
 
-def test_a_lambda_in_an_old_h5_never_runs_unasked(folder: Path, compiled: Path, tmp_path: Path) -> None:
+def test_a_lambda_in_an_old_h5_does_not_run_unless_allowed(folder: Path, compiled: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = str(marker)
     sly = tf_keras.layers.Lambda(lambda x: [open(path, "w"), x][1], name="sly")  # noqa: PTH123, SIM115
@@ -310,7 +310,7 @@ def test_a_lambda_in_an_old_h5_never_runs_unasked(folder: Path, compiled: Path, 
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_a_custom_layer_needs_its_file(folder: Path, compiled: Path, suffix: str) -> None:
+def test_a_custom_layer_needs_a_file_that_defines_it(folder: Path, compiled: Path, suffix: str) -> None:
     model = dense(Twice(name="my_twice"))
     model.save(folder / f"m.{suffix}")
     message = refusal(folder, compiled)
@@ -362,14 +362,14 @@ def test_a_damaged_file_is_named(folder: Path, compiled: Path, suffix: str, dama
     assert f"m.{suffix}: " in refusal(folder, compiled)
 
 
-def test_weights_alone_and_weights_of_another_model(folder: Path, compiled: Path) -> None:
+def test_weights_alone_and_weights_of_another_model_are_refused(folder: Path, compiled: Path) -> None:
     dense(size=5).save_weights(folder / "m.weights.h5")
     assert "weights only" in refusal(folder, compiled)
     (folder / "m.json").write_text(dense().to_json())
     assert "Check that m.weights.h5 belongs to m.json" in refusal(folder, compiled)
 
 
-def test_a_saved_model_without_a_signature(folder: Path, compiled: Path) -> None:
+def test_a_saved_model_without_a_signature_is_refused(folder: Path, compiled: Path) -> None:
     tf.saved_model.save(tf.Module(), str(folder / "empty"))
     assert "no signature serving_default" in refusal(folder, compiled)
 
@@ -414,7 +414,9 @@ PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
         ),
     ],
 )
-def test_a_card_that_does_not_fit_the_model(folder: Path, compiled: Path, text: str, message: list[str]) -> None:
+def test_a_card_that_does_not_fit_the_model_is_refused(
+    folder: Path, compiled: Path, text: str, message: list[str]
+) -> None:
     dense().save(folder / "m.keras")
     card(folder, text)
     message = refusal(folder, compiled)
@@ -461,7 +463,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(folder: Path, tmp_path: Path) -> None:
+def test_the_command_gives_equal_files_every_time_and_removes_models_that_are_gone(
+    folder: Path, tmp_path: Path
+) -> None:
     models = folder.parent
     keras.Sequential([keras.Input((4, 3), name="x"), layers.GRU(4), layers.Dense(2, name="y")]).save(folder / "m.keras")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -480,11 +484,11 @@ def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(fold
     assert {time for _, _, time in tree(one).values()} == {0}
     (folder / "m.keras").unlink()
     refused = command(models, two)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: no model here.")
+    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: model: there is none here; put ")
     assert (two / "m" / "manifest.json").exists()
 
 
-def test_the_command_tells_what_is_wrong_in_one_line(folder: Path, compiled: Path) -> None:
+def test_the_command_reports_a_mistake_in_one_line(folder: Path, compiled: Path) -> None:
     (folder / "m.h5").write_text("no model")
     (folder.parent / "n").mkdir()
     done = command(folder.parent, compiled)

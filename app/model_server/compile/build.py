@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import shutil
 import sys
@@ -16,10 +15,10 @@ from typing import Any
 
 from ..answers import check_expected
 from ..engines import load_engine
-from ..inputs import InputError, encode_example
+from ..inputs import InputError, encode_example, nearest
 from ..manifest import Example, InputSpec, Manifest, OutputSpec, TensorSpec, example_files, write_manifest
 from . import CompileError
-from .card import Card, load_card
+from .card import BinaryOutput, Card, ClassesOutput, ColumnsInput, ImageInput, NumbersOutput, TensorInput, load_card
 from .convert import CANDIDATES, Candidate, Probe, compare, make_probes, reason
 from .sources import Source, load_source
 
@@ -150,10 +149,9 @@ def _known(card: Card, field: str, names: Iterable[str], specs: list[TensorSpec]
     own = [spec.name for spec in specs]
     for name in names:
         if name not in own:
-            near = difflib.get_close_matches(name, own, n=1)
-            hint = f"perhaps you mean {near[0]}; " if near else ""
             raise CompileError(
-                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: {', '.join(own)}."
+                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}{nearest(name, own)}; its {field}: "
+                f"{', '.join(own)}."
             )
 
 
@@ -162,49 +160,46 @@ def _shape(spec: TensorSpec) -> str:
 
 
 def _input(card: Card, spec: TensorSpec) -> InputSpec:
-    given = card.inputs.get(spec.name)
-    if given is None:
-        return InputSpec(**asdict(spec))
+    given = card.inputs.get(spec.name, TensorInput(kind="tensor"))
     where = f"{card.path}: inputs.{spec.name}"
-    color = given.color
-    if given.kind == "image":
+    fields = given.model_dump()
+    if isinstance(given, ImageInput):
         channels = spec.shape[3] if len(spec.shape) == 4 else 1
         if len(spec.shape) not in (3, 4) or channels not in (1, 3) or spec.dtype == "string":
             raise CompileError(
                 f"{where}: kind: image needs numbers of shape [any, height, width, 1 or 3]; the model takes "
                 f"{spec.dtype} {_shape(spec)}. Leave this input out of the card, or choose another kind."
             )
-        color = color or ("rgb" if channels == 3 else "grayscale")
-        if (color == "rgb") != (channels == 3):
+        color = "rgb" if channels == 3 else "grayscale"
+        if given.color not in (None, color):
             raise CompileError(
-                f"{where}: color: {color} does not fit {channels} channel{'s' if channels > 1 else ''}; "
-                f"write {'rgb' if channels == 3 else 'grayscale'} or leave it out."
+                f"{where}: color: {given.color} does not fit {channels} channel{'s' if channels > 1 else ''}; "
+                f"write {color} or leave it out."
             )
-    if given.kind == "columns" and (len(spec.shape) != 2 or spec.shape[1] != len(given.columns)):
+        fields["color"] = color
+    if isinstance(given, ColumnsInput) and (len(spec.shape) != 2 or spec.shape[1] != len(given.columns)):
         raise CompileError(
             f"{where}: columns: {len(given.columns)} names for shape {_shape(spec)}; the model takes "
             f"{spec.shape[1] if len(spec.shape) == 2 else 'no single row of'} numbers. Name each column "
             "once, in its order."
         )
-    return InputSpec(**{**asdict(spec), **asdict(given), "color": color})
+    return InputSpec(**{**asdict(spec), **fields})
 
 
 def _output(card: Card, spec: TensorSpec) -> OutputSpec:
-    given = card.outputs.get(spec.name)
-    if given is None:
-        return OutputSpec(**{**asdict(spec), "kind": "numbers"})
+    given = card.outputs.get(spec.name, NumbersOutput(kind="numbers"))
     where = f"{card.path}: outputs.{spec.name}"
-    if given.kind == "classes" and (len(spec.shape) != 2 or spec.shape[1] != len(given.labels)):
+    if isinstance(given, ClassesOutput) and (len(spec.shape) != 2 or spec.shape[1] != len(given.labels)):
         has = f"{spec.shape[1]} classes" if len(spec.shape) == 2 else f"shape {_shape(spec)}"
         raise CompileError(
-            f"{where}: labels: {len(given.labels)} labels, but the model answers {has}. Write one label a class."
+            f"{where}: labels: {len(given.labels)} labels, but the model answers {has}. Write one label per class."
         )
-    if given.kind == "binary" and spec.shape[1:] not in ((), (1,)):
+    if isinstance(given, BinaryOutput) and spec.shape[1:] not in ((), (1,)):
         raise CompileError(
             f"{where}: kind: binary is one probability; the model answers {_shape(spec)}. Use kind: classes "
-            "with one label a class."
+            "with one label per class."
         )
-    return OutputSpec(**{**asdict(spec), **asdict(given)})
+    return OutputSpec(**{**asdict(spec), **given.model_dump()})
 
 
 def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:

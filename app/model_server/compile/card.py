@@ -1,112 +1,280 @@
-"""The model card: models/<name>/model.yml, read strictly.
+"""The model card: models/<name>/model.yml, read strictly. docs/model-card.md describes it for users.
 
-Everything in a card is optional, but nothing in it is guessed: an unknown key, a wrong type or a file that is
-not there is an error that names the file, the field and the remedy. docs/model-card.md is the user's side of
-this module.
+Everything in a card is optional, but nothing is guessed: an unknown key, a wrong type and a missing file are errors
+that name the card, the key and the remedy. All mistakes of a card are reported at once.
+
+The classes below say what a card may contain, to load_card and to editors. For these, write docs/model-card.schema.json
+anew when a class changes, in app/: python -m model_server.compile.card > ../docs/model-card.schema.json
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import json
-import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
+from ..inputs import nearest
 from ..manifest import example_files
+from . import yaml12
 
 CARD = "model.yml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class CardError(ValueError):
-    """The card cannot be used; each of its arguments is a message that names file, field and remedy."""
+    """The card cannot be used. Each of its arguments is a message that names the card, the key and the remedy."""
 
     def __str__(self) -> str:
         return "\n".join(self.args)
 
 
-def _gather(checks: Iterable[Callable[[], Any]]) -> list[Any]:
-    """The results of all checks; where some fail, one CardError with the messages of all of them."""
-    results: list[Any] = []
-    messages: list[str] = []
-    for check in checks:
+# ---------------------------------------------------------------- values; an error says the problem and the remedy
+
+Info = ValidationInfo[Path]  # its context is the model's folder
+
+
+def _file(value: Any, info: Info) -> Any:
+    """Return the path of a file or folder below the model's folder."""
+    if not isinstance(value, str):
+        return value
+    folder = info.context
+    path = folder / value
+    if Path(value).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{value} is outside the model's folder; put the file below {folder}")
+    if not path.exists():
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        hint = nearest(value, names)
+        raise ValueError(f"there is no file {value} in {folder}{hint}; put it there or correct the name")
+    return path
+
+
+def _number(value: Any) -> Any:
+    fraction = re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value) if isinstance(value, str) else None
+    try:
+        return float(fraction[1]) / float(fraction[2]) if fraction else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+def _names(value: Any, info: Info) -> Any:
+    """Return distinct words: from a list of words or numbers, or from the lines of the file that a text names."""
+    if isinstance(value, str):
+        path = _file(value, info)
         try:
-            results.append(check())
-        except CardError as error:
-            messages += error.args
-    if messages:
-        raise CardError(*messages)
-    return results
+            value = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"{path} is not a text file; write one name a line, in UTF-8") from None
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"{_show(value)} is not a list; write [first, second, …] or a file's name")
+    if any(not isinstance(item, str | int | float) for item in value):
+        raise ValueError(f"{_show(value)} contains something that is not a word; put each name in quotes")
+    names = tuple(str(item).lower() if isinstance(item, bool) else str(item) for item in value)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} is given twice; each name must be different")
+    return names
 
 
-@dataclass(frozen=True)
-class InputCard:
-    """How what a user sends becomes an input tensor. `kind` is "tensor", "image" or "columns"."""
-
-    kind: str = "tensor"
-    color: str = ""
-    scale: float = 1.0
-    offset: float = 0.0
-    invert: bool = False
-    columns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class OutputCard:
-    """How an output tensor becomes an answer. `kind` is "numbers", "binary" or "classes"."""
-
-    kind: str = "numbers"
-    labels: tuple[str, ...] = ()
-    threshold: float = 0.5
-
-
-@dataclass(frozen=True)
-class ExampleCard:
-    """One example as written; `expect` is still in the short form where the model has a single output."""
-
-    name: str
-    input: Any
-    expect: Any
-    tolerance: float = 0.01
+Text = Annotated[str, StringConstraints(strip_whitespace=True)]
+File = Annotated[Path, BeforeValidator(_file), WithJsonSchema({"type": "string"})]
+Number = Annotated[
+    float,
+    Field(allow_inf_nan=False),
+    BeforeValidator(_number),
+    WithJsonSchema({"type": ["number", "string"], "pattern": r"^\s*[\d.]+\s*/\s*[\d.]+\s*$"}),
+]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_names),
+    WithJsonSchema(
+        {
+            "type": ["array", "string"],
+            "items": {"type": ["string", "number", "boolean"]},
+            "minItems": 1,
+            "uniqueItems": True,
+        }
+    ),
+]
 
 
-@dataclass(frozen=True)
-class Card:
-    """A checked card.
+# ---------------------------------------------------------------- the card
 
-    `model` and `weights` are paths below `folder`; `model` is found where the card is silent.
-    """
 
-    name: str
-    folder: Path
-    model: Path
-    weights: Path | None = None
-    title: str = ""
-    description: str = ""
-    custom_objects: Path | None = None
-    allow_lambda: bool = False
-    inputs: dict[str, InputCard] = field(default_factory=dict)
-    outputs: dict[str, OutputCard] = field(default_factory=dict)
-    examples: tuple[ExampleCard, ...] = ()
+class _Mapping(BaseModel):
+    """A mapping with known keys. A key without a value counts as left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class TensorInput(_Mapping):
+    """Nested lists of numbers, or of text if the model takes strings."""
+
+    kind: Literal["tensor"]
+
+
+class ImageInput(_Mapping):
+    """A picture, stretched to the model's size; each pixel, 0 … 255, becomes pixel * scale + offset."""
+
+    kind: Literal["image"]
+    color: Literal["grayscale", "rgb"] | None = Field(None, description="By default, what the model's channels say.")
+    scale: Number = Field(1.0, description="A number, or a fraction such as 1/255.")
+    offset: Number = Field(0.0, description="A number, or a fraction such as 1/2.")
+    invert: bool = Field(False, description="true if the model learned light ink on dark and users send dark on light.")
+
+
+class ColumnsInput(_Mapping):
+    """A row of named numbers."""
+
+    kind: Literal["columns"]
+    columns: Names = Field(description="The columns' names in the model's order, or a file with one a line.")
+
+
+class NumbersOutput(_Mapping):
+    """Numbers, as the model answers them."""
+
+    kind: Literal["numbers"]
+
+
+class BinaryOutput(_Mapping):
+    """One probability: the second label if it is above the threshold, else the first."""
+
+    kind: Literal["binary"]
+    labels: Names = Field((), description="Two labels, such as [no, yes], or a file with one a line.")
+    threshold: Number = Field(0.5, gt=0, lt=1)
+
+    @field_validator("labels")
+    @classmethod
+    def _two(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(labels) != 2:
+            raise ValueError(f"{len(labels)} labels for a yes-or-no answer; write [no, yes]")
+        return labels
+
+
+class ClassesOutput(_Mapping):
+    """One score for each label."""
+
+    kind: Literal["classes"]
+    labels: Names = Field(description="One label for each class, or a file with one a line.")
+
+
+class ExampleCard(_Mapping):
+    """A question with its right answer. `expect` may be short: the answer alone if the model has one output."""
+
+    name: Text = Field("", description="By default, the example's number.")
+    input: Any = Field(description="A picture's file below examples/, a number, nested lists, or an object of these.")
+    expect: Any = Field(description="A label, a number or a list of numbers; or an object of these, by output.")
+    tolerance: Number = Field(0.01, ge=0, description="The largest difference of a number that counts as right.")
+
+    @field_validator("input")
+    @classmethod
+    def _files_exist(cls, value: Any, info: Info) -> Any:
+        for name in example_files(value):
+            if not _file(name, info).is_file():
+                raise ValueError(f"{name} is not a file; name one file")
+            if Path(name).parts[0] != "examples" or ".." in Path(name).parts:
+                raise ValueError(f"{name} is not below examples/; move the file there")
+        return value
+
+
+InputCard = Annotated[TensorInput | ImageInput | ColumnsInput, Field(discriminator="kind")]
+OutputCard = Annotated[NumbersOutput | BinaryOutput | ClassesOutput, Field(discriminator="kind")]
+
+
+def _named(examples: list[ExampleCard]) -> list[ExampleCard]:
+    named = [one.model_copy(update={"name": one.name or str(number)}) for number, one in enumerate(examples, 1)]
+    names = [one.name for one in named]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two are named {twice!r}; give each its own name")
+    return named
+
+
+class Card(_Mapping):
+    """A model card. Everything is optional; a model without a card takes and answers plain numbers."""
+
+    title: Text = Field("", description="What the page shows as the model's name.")
+    description: Text = Field("", description="What the page shows below the title.")
+    model: File = Field(
+        default_factory=Path,
+        validate_default=True,
+        description="The model's file or folder; needed if there are several.",
+    )
+    weights: File | None = Field(
+        None, validate_default=True, description="The file with an architecture's weights; needed if there are several."
+    )
+    custom_objects: File | None = Field(None, description="A Python file with the model's own layers and functions.")
+    allow_lambda: bool = Field(False, description="true lets Lambda layers run: only for files that you trust.")
+    inputs: dict[str, InputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
+    outputs: dict[str, OutputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
+    examples: Annotated[list[ExampleCard], AfterValidator(_named)] = Field([], description="Checked at every release.")
+    _folder: Path = PrivateAttr()
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     @property
     def path(self) -> Path:
         """Where the card is, or would be."""
-        return self.folder / CARD
+        return self._folder / CARD
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _find_model(cls, value: Any, info: Info) -> Any:
+        path = _only_model(info.context) if value == Path() else _file(value, info)
+        if isinstance(path, Path) and not (path.suffix in (".keras", ".json", *WEIGHTS) or _is_saved_model(path)):
+            raise ValueError(
+                f"{path.name} is not a Keras model; name a .keras, .h5 or .hdf5 file, an architecture .json or a "
+                "SavedModel folder"
+            )
+        return path
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _find_weights(cls, value: Any, info: Info) -> Any:
+        weights, model = _file(value, info), info.data.get("model")  # no model: that is a mistake of its own
+        if model and model.suffix == ".json":
+            return weights or _only_weights(info.context, model)
+        if model and weights:
+            raise ValueError(f"{model.name} has its own weights; leave weights out")
+        return weights
+
+    @field_validator("custom_objects")
+    @classmethod
+    def _is_python(cls, path: Path | None) -> Path | None:
+        if path and path.suffix != ".py":
+            raise ValueError(f"{path.name} is not a Python file; name a .py file")
+        return path
 
 
 def load_card(folder: Path) -> Card:
-    """Read and check the card of the model in `folder`; without a card the model speaks plain tensors.
+    """Read and check the card of the model in `folder`; a folder without one gets an empty card. Raises CardError.
 
-    Raises CardError. Whether the card fits the model's own inputs and outputs is the compiler's to check.
+    Whether the card fits the model's own inputs and outputs is for the compiler to check.
     """
     path = folder / CARD
     if not folder.is_dir():
@@ -116,301 +284,25 @@ def load_card(folder: Path) -> Card:
             f"{folder}: a model's folder name becomes part of its address; use lower-case letters, digits, _ "
             "and - only (at most 64, a letter or digit first)."
         )
-    data = _parse(path) if path.exists() else {}
-    reader = _Reader(path)
-    fields, inputs, outputs, examples = _gather(
-        [
-            lambda: _files(reader, reader.fields(data, "the card", _FIELDS)),
-            lambda: _each(reader, data.get("inputs"), "inputs", _input),
-            lambda: _each(reader, data.get("outputs"), "outputs", _output),
-            lambda: _examples(reader, data.get("examples")),
-        ]
-    )
-    return Card(name=folder.name, folder=folder, inputs=inputs, outputs=outputs, examples=examples, **fields)
-
-
-def _files(reader: _Reader, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with the model's files in them, named or found; those of inputs, outputs and examples left out."""
-    folder = reader.path.parent
-    fields = {key: value for key, value in fields.items() if key not in ("inputs", "outputs", "examples")}
-    for key in ("custom_objects", "weights", "model"):
-        if key in fields:
-            fields[key] = reader.file(fields[key], key)
-    if "custom_objects" in fields and fields["custom_objects"].suffix != ".py":
-        raise reader.error("custom_objects", f"{fields['custom_objects'].name} is not a Python file", "name a .py file")
-    if "model" not in fields:
-        fields["model"] = _find_model(folder, fields.get("weights"))
-    if not (fields["model"].suffix in (".keras", ".h5", ".hdf5", ".json") or _is_saved_model(fields["model"])):
-        raise reader.error(
-            "model",
-            f"{fields['model'].name} is no Keras model",
-            "name a .keras, .h5 or .hdf5 file, an architecture .json or a SavedModel folder",
-        )
-    if fields["model"].suffix == ".json" and "weights" not in fields:
-        fields["weights"] = _find_weights(folder, fields["model"])
-    elif fields["model"].suffix != ".json" and "weights" in fields:
-        raise reader.error("weights", f"{fields['model'].name} carries its own weights", "leave weights out")
-    return fields
-
-
-# ---------------------------------------------------------------- reading YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars (`no` is a word, 1e-3 a number), and a key written twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-
-
-def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(node.value)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _int)  # PyYAML would read 010 as eight
-
-
-def _parse(path: Path) -> dict[Any, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        data = yaml12.load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        card = Card.model_validate({} if data is None else data, context=folder)
     except OSError as error:
         raise CardError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
         raise CardError(f"{path}: not UTF-8. Save the card as UTF-8 text.") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise CardError(f"{path}: {where}not valid YAML: {error.problem or error.context}.") from None
-    except yaml.YAMLError as error:
-        raise CardError(f"{path}: not valid YAML: {error}.") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise CardError(f"{path}: a card is a mapping of fields (title: …), not a {type(data).__name__}.")
-    return data
+    except yaml12.YamlError as error:
+        raise CardError(f"{path}: {error}.") from None
+    except ValidationError as error:
+        where = path if path.exists() else folder
+        raise CardError(*(f"{where}: {_worded(mistake)}." for mistake in error.errors())) from None
+    card._folder = folder
+    return card
 
 
-# ---------------------------------------------------------------- checking fields
+# ---------------------------------------------------------------- the model's files
 
-
-class _Reader:
-    """Checks values of one card and words the errors."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def error(self, where: str, problem: str, remedy: str) -> CardError:
-        return CardError(f"{self.path}: {where}: {problem}; {remedy}.")
-
-    def mapping(self, value: Any, where: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise self.error(where, f"{_show(value)} is not a mapping", "write name: {…} below it")
-        return {str(key): item for key, item in value.items()}
-
-    def fields(self, value: Any, where: str, known: dict[str, _Check]) -> dict[str, Any]:
-        """Check a mapping against its known keys; a check gets the reader, the value and its place."""
-        value = self.mapping(value, where)
-        prefix = "" if where == "the card" else f"{where}."
-
-        def check(key: str, item: Any) -> tuple[str, Any]:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise self.error(
-                    f"{prefix}{key}",
-                    f"unknown key in {where}",
-                    (f"perhaps you mean {near[0]}; " if near else "") + f"known keys: {', '.join(known)}",
-                )
-            return key, None if item is None else known[key](self, item, f"{prefix}{key}")
-
-        checked = _gather([partial(check, key, item) for key, item in value.items()])
-        return {key: item for key, item in checked if item is not None}
-
-    def choice(self, value: Any, where: str, choices: Iterable[str]) -> str:
-        choices = list(choices)
-        if value not in choices:
-            raise self.error(where, f"{_show(value)} is not one of {', '.join(choices)}", "choose one of them")
-        return str(value)
-
-    def file(self, value: str, where: str) -> Path:
-        """A path below the model's folder that exists."""
-        folder = self.path.parent
-        path = folder / value
-        if Path(value).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-            raise self.error(where, f"{value} is outside the model's folder", f"put the file below {folder}")
-        if not path.exists():
-            names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-            near = difflib.get_close_matches(value, names, n=1)
-            raise self.error(
-                where,
-                f"there is no file {value} in {folder}",
-                f"perhaps you mean {near[0]}" if near else "put it there or correct the name",
-            )
-        return path
-
-
-_Check = Callable[[_Reader, Any, str], Any]
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _text(reader: _Reader, value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise reader.error(where, f"{_show(value)} is not text", "put it in quotes")
-    return value.strip()
-
-
-def _flag(reader: _Reader, value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise reader.error(where, f"{_show(value)} is neither true nor false", "write true or false")
-    return value
-
-
-def _number(reader: _Reader, value: Any, where: str) -> float:
-    if isinstance(value, str) and (parts := re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value)):
-        with contextlib.suppress(ValueError, ZeroDivisionError):
-            value = float(parts[1]) / float(parts[2])
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise reader.error(where, f"{_show(value)} is not a number", "write a number, or a fraction such as 1/255")
-    return float(value)
-
-
-def _names(reader: _Reader, value: Any, where: str) -> tuple[str, ...]:
-    """A list of distinct words or numbers; or the name of a file that holds one a line."""
-    if isinstance(value, str):
-        path = reader.file(value, where)
-        try:
-            value = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError):
-            raise reader.error(where, f"{path} is not a text file", "write one name a line, in UTF-8") from None
-    if not isinstance(value, list) or not value:
-        raise reader.error(where, f"{_show(value)} is not a list", "write [first, second, …] or a file's name")
-    if any(not isinstance(item, str | int | float) for item in value):
-        raise reader.error(where, f"{_show(value)} holds something that is not a word", "put each name in quotes")
-    names = tuple(str(item).lower() if isinstance(item, bool) else str(item) for item in value)
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise reader.error(where, f"{twice!r} is given twice", "each name must be different")
-    return names
-
-
-def _anything(reader: _Reader, value: Any, where: str) -> Any:
-    return value
-
-
-_FIELDS: dict[str, _Check] = {
-    "title": _text,
-    "description": _text,
-    "model": _text,
-    "weights": _text,
-    "custom_objects": _text,
-    "allow_lambda": _flag,
-    "inputs": _anything,
-    "outputs": _anything,
-    "examples": _anything,
-}
-_INPUTS: dict[str, dict[str, _Check]] = {
-    "tensor": {},
-    "image": {"color": _text, "scale": _number, "offset": _number, "invert": _flag},
-    "columns": {"columns": _names},
-}
-_OUTPUTS: dict[str, dict[str, _Check]] = {
-    "numbers": {},
-    "binary": {"labels": _names, "threshold": _number},
-    "classes": {"labels": _names},
-}
-_EXAMPLE: dict[str, _Check] = {"name": _text, "input": _anything, "expect": _anything, "tolerance": _number}
-
-
-def _kind(reader: _Reader, value: Any, where: str, kinds: dict[str, dict[str, _Check]]) -> dict[str, Any]:
-    value = reader.mapping(value, where)
-    if "kind" not in value:
-        raise reader.error(where, "kind is missing", f"write kind: {', '.join(kinds)}")
-    kind = reader.choice(value["kind"], f"{where}.kind", kinds)
-    return reader.fields(value, where, {"kind": _anything, **kinds[kind]})
-
-
-def _input(reader: _Reader, value: Any, where: str) -> InputCard:
-    fields = _kind(reader, value, where, _INPUTS)
-    if "color" in fields:
-        reader.choice(fields["color"], f"{where}.color", ("grayscale", "rgb"))
-    if fields["kind"] == "columns" and "columns" not in fields:
-        raise reader.error(where, "columns is missing", "list the columns' names in the model's order")
-    return InputCard(**fields)
-
-
-def _output(reader: _Reader, value: Any, where: str) -> OutputCard:
-    fields = _kind(reader, value, where, _OUTPUTS)
-    labels = fields.get("labels", ())
-    if fields["kind"] == "classes" and not labels:
-        raise reader.error(where, "labels is missing", "list one label a class, or leave this output out")
-    if fields["kind"] == "binary" and len(labels) not in (0, 2):
-        raise reader.error(f"{where}.labels", f"{len(labels)} labels for a yes-or-no answer", "write [no, yes]")
-    if not 0 < fields.get("threshold", 0.5) < 1:
-        raise reader.error(f"{where}.threshold", "a probability lies between 0 and 1", "write for example 0.5")
-    return OutputCard(**fields)
-
-
-def _each(reader: _Reader, value: Any, where: str, check: Callable[[_Reader, Any, str], Any]) -> dict[str, Any]:
-    """Check each of the inputs, or of the outputs, by name."""
-    named = reader.mapping({} if value is None else value, where)
-    checked = _gather([partial(check, reader, item, f"{where}.{name}") for name, item in named.items()])
-    return dict(zip(named, checked, strict=True))
-
-
-def _example(reader: _Reader, number: int, value: Any) -> ExampleCard:
-    where = f"examples[{number}]"
-    fields = reader.fields(value, where, _EXAMPLE)
-    for key in ("input", "expect"):
-        if key not in fields:
-            raise reader.error(where, f"{key} is missing", "an example is name, input and expect")
-    for name in example_files(fields["input"]):
-        if not reader.file(name, f"{where}.input").is_file():
-            raise reader.error(f"{where}.input", f"{name} is not a file", "name one file")
-        if Path(name).parts[0] != "examples" or ".." in Path(name).parts:
-            raise reader.error(f"{where}.input", f"{name} is not below examples/", "move the file there")
-    fields.setdefault("name", str(number + 1))
-    if fields.get("tolerance", 0.0) < 0:
-        raise reader.error(f"{where}.tolerance", "a tolerance is not negative", "write for example 0.01")
-    return ExampleCard(**fields)
-
-
-def _examples(reader: _Reader, value: Any) -> tuple[ExampleCard, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise reader.error("examples", f"{_show(value)} is not a list", "write - name: … for each example")
-    examples = _gather([partial(_example, reader, number, item) for number, item in enumerate(value)])
-    names = [example.name for example in examples]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise reader.error("examples", f"two are named {twice!r}", "give each its own name")
-    return tuple(examples)
-
-
-# ---------------------------------------------------------------- finding the model's files
+WEIGHTS = (".h5", ".hdf5")
 
 
 def _is_saved_model(path: Path) -> bool:
@@ -427,32 +319,95 @@ def _is_architecture(path: Path) -> bool:
     return isinstance(data, dict) and "class_name" in data and "config" in data
 
 
-def _find_model(folder: Path, weights: Path | None) -> Path:
-    """The only model in the folder. Beside an architecture .json an .h5 is its weights."""
+def _only_model(folder: Path) -> Path:
+    """Return the only model in the folder. Beside an architecture .json, an .h5 is its weights."""
     if _is_saved_model(folder):
         return folder
     entries = sorted(folder.iterdir())
     found = [path for path in entries if path.suffix == ".keras" or _is_architecture(path) or _is_saved_model(path)]
     if not any(path.suffix == ".json" for path in found):
-        found += [path for path in entries if path.suffix in (".h5", ".hdf5") and path != weights]
-    if len(found) == 1:
-        return found[0]
+        found += [path for path in entries if path.suffix in WEIGHTS]
     if not found:
-        raise CardError(
-            f"{folder}: no model here. Put a .keras, .h5 or .hdf5 file, an architecture .json with its "
-            "weights .h5, or a SavedModel folder into it."
+        raise ValueError(
+            "there is none here; put a .keras, .h5 or .hdf5 file, an architecture .json with its weights .h5, or a "
+            "SavedModel folder into the folder"
         )
-    names = ", ".join(path.name for path in found)
-    raise CardError(f"{folder / CARD}: model: several models are here ({names}); name the one to serve.")
+    if len(found) > 1:
+        raise ValueError(f"several are here ({', '.join(path.name for path in found)}); name the one to serve")
+    return found[0]
 
 
-def _find_weights(folder: Path, architecture: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix in (".h5", ".hdf5"))
-    if len(found) == 1:
-        return found[0]
+def _only_weights(folder: Path, architecture: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
     if not found:
-        raise CardError(
-            f"{folder}: {architecture.name} is an architecture without weights. Put its weights .h5 beside it."
-        )
-    names = ", ".join(path.name for path in found)
-    raise CardError(f"{folder / CARD}: weights: several are here ({names}); name those of {architecture.name}.")
+        raise ValueError(f"{architecture.name} is an architecture without weights; put its weights .h5 beside it")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"several are here ({names}); name those of {architecture.name}")
+    return found[0]
+
+
+# ---------------------------------------------------------------- errors
+
+KINDS: dict[int | str, dict[int | str, type[_Mapping]]] = {
+    "inputs": {"tensor": TensorInput, "image": ImageInput, "columns": ColumnsInput},
+    "outputs": {"numbers": NumbersOutput, "binary": BinaryOutput, "classes": ClassesOutput},
+}
+# By pydantic's types of errors: what is wrong with the value, and the remedy.
+PROBLEMS = {
+    "model_type": "is not a mapping; write name: {…} below it",
+    "model_attributes_type": "is not a mapping; write name: {…} below it",
+    "dict_type": "is not a mapping; write name: {…} below it",
+    "list_type": "is not a list; write - name: … for each",
+    "string_type": "is not text; put it in quotes",
+    "is_instance_of": "is not text; write a file's name",
+    "bool_type": "is neither true nor false; write true or false",
+    "float_type": "is not a number; write a number, or a fraction such as 1/255",
+    "finite_number": "is not a number; write a number, or a fraction such as 1/255",
+    "greater_than": "is not between 0 and 1; write for example 0.5",
+    "less_than": "is not between 0 and 1; write for example 0.5",
+    "greater_than_equal": "is negative; write for example 0.01",
+}
+
+
+def _worded(mistake: ErrorDetails) -> str:
+    """Return one of pydantic's errors in our words: the place in the card: the problem; the remedy."""
+    place, kind, context = list(mistake["loc"]), mistake["type"], mistake.get("ctx", {})
+    mapping: type[_Mapping] = Card
+    if place[:1] == ["examples"] and len(place) > 2:
+        mapping = ExampleCard
+    elif place and place[0] in KINDS and len(place) > 2:
+        mapping = KINDS[place[0]][place.pop(2)]
+    if kind == "value_error":
+        text = str(context["error"])
+    elif kind == "extra_forbidden":
+        known = list(mapping.model_fields)
+        text = f"unknown key{nearest(str(place[-1]), known)}; known keys: {', '.join(known)}"
+    elif kind == "missing":
+        key = str(place.pop())
+        text = f"{key} is missing; add it: {mapping.model_fields[key].description}".rstrip(".")
+    elif kind == "union_tag_not_found":
+        text = f"kind is missing; write kind: {', '.join(map(str, KINDS[place[0]]))}"
+    elif kind == "union_tag_invalid":
+        place.append("kind")
+        text = f"{context['tag']} is none of {', '.join(map(str, KINDS[place[0]]))}; choose one of them"
+    elif kind == "literal_error":
+        text = f"{_show(mistake['input'])} is not {context['expected']}; choose one of them"
+    else:
+        text = f"{_show(mistake['input'])} {PROBLEMS.get(kind, mistake['msg'])}"
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).lstrip(".")
+    return f"{where or 'the card'}: {text}"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def schema() -> str:
+    """Return the JSON Schema of a card, as it is in docs/model-card.schema.json."""
+    return json.dumps(Card.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema(), end="")
