@@ -48,7 +48,7 @@ def right(inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_answers_batches_of_any_size_under_the_models_names(
+def test_batches_of_any_size_are_answered_under_the_models_names(
     compiled: dict[str, tuple[Manifest, Path]], engine: str
 ) -> None:
     manifest, folder = compiled[engine]
@@ -73,7 +73,7 @@ def test_many_threads_at_once_get_their_own_answers(compiled: dict[str, tuple[Ma
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_refused_call_harms_no_later_one(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
+def test_a_refused_call_does_not_disturb_the_next_one(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
     loaded = load_engine(*compiled[engine])
     with pytest.raises(EngineError):
         loaded.run({"x": np.zeros((2, 5), "float32")})

@@ -133,7 +133,7 @@ def test_a_slow_model_leaves_the_loop_free(serve: Callable[..., FlaskClient]) ->
         (b"NaN", "a number instead of an object"),
     ],
 )
-def test_bad_json(client: FlaskClient, path: str, body: bytes, words: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(client: FlaskClient, path: str, body: bytes, words: str) -> None:
     response = client.post(path, data=body)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -149,7 +149,7 @@ def test_bad_json(client: FlaskClient, path: str, body: bytes, words: str) -> No
         ("POST", "/predict/xor", 400, '{"row": …} or {"rows": […]}'),
     ],
 )
-def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
+def test_wrong_addresses_are_refused(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
     response = client.open(path, method=method, json={"something": 1})
     assert response.status_code == status
     assert words in response.json["error"]
@@ -157,7 +157,7 @@ def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: in
         assert response.headers["Allow"]
 
 
-def test_an_unexpected_failure_tells_the_client_nothing_but_where_to_look(
+def test_an_unexpected_failure_tells_the_client_only_where_to_look(
     serve: Callable[..., FlaskClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(tensors: Any) -> Any:
@@ -331,7 +331,7 @@ def memory(server: Server) -> int:
     return kilobytes // 1024
 
 
-def test_two_workers_stay_small(server: Server) -> None:
+def test_two_workers_need_little_memory(server: Server) -> None:
     row = server.request("/models")[1]["models"][2]["examples"][0]["row"]
     wine, xor = json.dumps({"row": row}).encode(), b'{"row": [1, 0]}'
     for _ in range(10):  # connections, so that both workers get some
@@ -350,7 +350,7 @@ def test_two_workers_stay_small(server: Server) -> None:
     assert memory(server) < 180
 
 
-def test_large_pictures_take_their_memory_one_after_the_other_and_give_it_back(server: Server) -> None:
+def test_large_pictures_are_decoded_one_at_a_time_and_their_memory_is_returned(server: Server) -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (5000, 4900), "teal").save(buffer, "PNG", compress_level=1)
     before, peak, answers = memory(server), 0, []
@@ -370,7 +370,7 @@ def test_large_pictures_take_their_memory_one_after_the_other_and_give_it_back(s
     assert memory(server) < 180
 
 
-def test_a_stopping_server_answers_what_it_has_and_lets_idle_connections_go(
+def test_a_stopping_server_answers_its_requests_and_closes_idle_connections(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server(MODEL_SERVER_WORKERS="1")

@@ -42,23 +42,23 @@ def test_every_model_is_compiled_and_both_small_engines_are_used(compiled: Path)
     }
 
 
-def test_xor_knows_its_truth_table(compiled: Path) -> None:
+def test_xor_is_right_on_its_truth_table(compiled: Path) -> None:
     given, answers = held_out(compiled, "xor")
     assert (np.abs(given["activation_2"] - answers["activation_2"]) < 0.1).all()
 
 
-def test_xor_is_saved_as_keras_2_0_4_did() -> None:
+def test_xor_is_saved_in_the_form_of_keras_2_0_4() -> None:
     architecture = json.loads((MODELS / "xor" / "model.json").read_text())
     assert architecture["keras_version"] == "2.0.4"
     assert [layer["class_name"] for layer in architecture["config"]] == ["Dense", "Activation"] * 2
 
 
-def test_digits_reads_98_of_100(compiled: Path) -> None:
+def test_digits_is_right_on_98_of_100(compiled: Path) -> None:
     given, answers = held_out(compiled, "digits")
     assert (given["digit"].argmax(axis=1) == answers["digit"]).mean() >= 0.98
 
 
-def test_digits_reads_pictures_as_users_send_them() -> None:
+def test_digits_is_right_on_93_of_100_pictures_like_those_that_users_send() -> None:
     train = training("digits")
     _, pictures, _, digits = train.split()
     rng = np.random.default_rng(5)
@@ -69,12 +69,12 @@ def test_digits_reads_pictures_as_users_send_them() -> None:
     assert (model.predict(sent, verbose=0).argmax(axis=1) == digits).mean() >= 0.93
 
 
-def test_digits_even_tells_97_of_100(compiled: Path) -> None:
+def test_digits_even_is_right_on_97_of_100(compiled: Path) -> None:
     given, answers = held_out(compiled, "digits_even")
     assert ((given["even"] > 0.5) == (answers["even"] > 0.5)).mean() >= 0.97
 
 
-def test_wine_tells_95_of_100_and_half_a_percent_of_alcohol(compiled: Path) -> None:
+def test_wine_is_right_on_95_of_100_and_to_half_a_percent_of_alcohol(compiled: Path) -> None:
     given, answers = held_out(compiled, "wine")
     assert (given["cultivar"].argmax(axis=1) == answers["cultivar"]).mean() >= 0.95
     assert np.abs(given["alcohol"] - answers["alcohol"]).mean() <= 0.5

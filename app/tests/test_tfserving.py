@@ -112,7 +112,7 @@ def test_numbers_that_are_not_finite_are_written_as_tokens(serve: Callable[..., 
         ([[1, 2]], "a list instead of an object"),
     ],
 )
-def test_wrong_bodies(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
+def test_wrong_bodies_are_refused(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
     response = serve(ONE).post("/v1/models/one:predict", json=body)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -128,7 +128,7 @@ def test_wrong_bodies(serve: Callable[..., FlaskClient], body: Any, words: str) 
         ({"inputs": {"x": [[1, 2]], "n": [1, 2]}}, "same number of rows"),
     ],
 )
-def test_wrong_bodies_for_several_inputs(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
+def test_wrong_bodies_for_several_inputs_are_refused(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
     response = serve(TWO).post("/v1/models/two:predict", json=body)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -163,7 +163,7 @@ def test_case_versions_and_labels(client: FlaskClient, path: str) -> None:
         ("PUT", "/v1/models/xor:predict", 405, "does not take PUT"),
     ],
 )
-def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
+def test_wrong_addresses_are_refused(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
     response = client.open(path, method=method, json={"instances": [[1, 0]]})
     assert response.status_code == status
     assert words in response.json["error"]
