@@ -12,7 +12,7 @@ from model_server.compile.card import BinaryOutput, CardError, ImageInput, load_
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model folder with a model (of which the card looks at the name only) and an example picture."""
+    """A model folder with a model's file, of which a card reads only the name, and an example's picture."""
     folder = tmp_path / "cats"
     (folder / "examples").mkdir(parents=True)
     (folder / "cats.keras").touch()

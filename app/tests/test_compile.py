@@ -484,7 +484,7 @@ def test_the_command_gives_equal_files_every_time_and_removes_models_that_are_go
     assert {time for _, _, time in tree(one).values()} == {0}
     (folder / "m.keras").unlink()
     refused = command(models, two)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: model: there is none here; put ")
+    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: model: there is no model here; put ")
     assert (two / "m" / "manifest.json").exists()
 
 

@@ -329,7 +329,7 @@ def _only_model(folder: Path) -> Path:
         found += [path for path in entries if path.suffix in WEIGHTS]
     if not found:
         raise ValueError(
-            "there is none here; put a .keras, .h5 or .hdf5 file, an architecture .json with its weights .h5, or a "
+            "there is no model here; put a .keras, .h5 or .hdf5 file, an architecture .json with its weights .h5, or a "
             "SavedModel folder into the folder"
         )
     if len(found) > 1:
@@ -390,7 +390,7 @@ def _worded(mistake: ErrorDetails) -> str:
         text = f"kind is missing; write kind: {', '.join(map(str, KINDS[place[0]]))}"
     elif kind == "union_tag_invalid":
         place.append("kind")
-        text = f"{context['tag']} is none of {', '.join(map(str, KINDS[place[0]]))}; choose one of them"
+        text = f"{context['tag']} is not one of {', '.join(map(str, KINDS[place[0]]))}; choose one of them"
     elif kind == "literal_error":
         text = f"{_show(mistake['input'])} is not {context['expected']}; choose one of them"
     else:

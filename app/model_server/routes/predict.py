@@ -1,4 +1,4 @@
-"""GET /models, POST /predict/NAME: Slipway's own API, with labels and probabilities. The page uses it, too."""
+"""GET /models, POST /predict/NAME: Slipway's own API, which answers with labels and probabilities."""
 
 from __future__ import annotations
 

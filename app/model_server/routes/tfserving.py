@@ -26,7 +26,7 @@ PATH = re.compile(
     r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?",
     re.IGNORECASE,
 )
-# TensorFlow Serving's guide calls the version in production so. Here a model has one version, and this is its label.
+# The label that TensorFlow Serving's guide gives to the version in production. Here a model's only version has it.
 LABEL = "stable"
 DTYPES = {
     "float16": "DT_HALF",
