@@ -212,7 +212,7 @@ def test_a_bad_release_gets_no_traffic() -> None:
     image = containers()["model-server-1"]["Config"]["Image"]
     recipe = f"""FROM {image}
         USER 0
-        RUN sed -i 's/"digit": "3"/"digit": "4"/' /bundle/digits/manifest.json
+        RUN sed -i 's/"digit": "3"/"digit": "4"/' /models/digits/manifest.json
         USER 65534:65534"""
     on_host("docker build --quiet --tag slipway/model-server:bad -", recipe)
     with prober() as probe:

@@ -1,4 +1,4 @@
-"""From an engine's output tensors to answers that people read, and the check against what a card expects."""
+"""Turns an engine's output tensors into answers that people read, and checks them against what an example expects."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import Example, Manifest, OutputSpec
-
-Tensors = dict[str, np.ndarray]
+from .engines import Tensors
+from .manifest import Example, Manifest, OutputSpec
 
 
 def decode(manifest: Manifest, outputs: Tensors, row: int = 0) -> dict[str, dict[str, Any]]:
-    """The answer to one row of the batch, by output name.
+    """Return the answer to one row of the batch, by output name.
 
-    `values` is the output without the batch axis: an array (or scalar) of NumPy's, nested lists where it
-    holds text. A "classes" or "binary" output also has `index`, `label` (the index as text where the card
-    names none), and `probability` of that label where its score is one, within 0 … 1.
+    `values` is the output without the batch axis: a NumPy array or scalar, or nested lists if it holds text. A
+    "classes" or "binary" output also has `index`, `label` (the index as text if the card has no labels), and
+    `probability`, the label's score, if that lies within 0 … 1. If a score is not finite, index and label are None.
     """
     return {spec.name: _decode(spec, outputs[spec.name][row]) for spec in manifest.outputs}
 
 
 def verdict(manifest: Manifest, outputs: Tensors) -> Any:
-    """The first output's answer at its shortest: the class's index (binary: 0 or 1), else the numbers."""
+    """Return the first output's answer to the first row, in short: the class's index (binary: 0 or 1) or numbers."""
     answer = _decode(manifest.outputs[0], outputs[manifest.outputs[0].name][0])
     return answer.get("index", answer["values"])
 
 
 def check_expected(manifest: Manifest, outputs: Tensors, example: Example) -> str | None:
-    """Compare a batch of one with what the example expects; None if it is right, else the reason in a
-    sentence.
+    """Compare a batch of one with what the example expects; return None if it is right, else the reason.
 
-    A text is compared with the label; an integer with the index of a "classes" or "binary" output; other
-    numbers and lists with the values, each within the example's tolerance.
+    A text is compared with the label; an integer with the index of a "classes" or "binary" output; other numbers and
+    lists with the values, each within the example's tolerance.
     """
     known = {spec.name: spec for spec in manifest.outputs}
     for name, expected in example.expect.items():
@@ -43,6 +41,11 @@ def check_expected(manifest: Manifest, outputs: Tensors, example: Example) -> st
         if reason:
             return f"example {example.name}: {name} should be {expected}, {reason}"
     return None
+
+
+def all_finite(outputs: Tensors) -> bool:
+    """Return whether strict JSON can write every number: none is NaN or infinite."""
+    return all(bool(np.isfinite(array).all()) for array in outputs.values() if array.dtype.kind == "f")
 
 
 def _decode(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def _decode(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
 
 
 def _text(values: np.ndarray) -> Any:
-    """Text as JSON has it; bytes that are not UTF-8 keep their replacement marks."""
+    """Return text as JSON has it; bytes that are not UTF-8 become replacement characters."""
     decoded = [item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in np.ravel(values)]
     return np.array(decoded, dtype=object).reshape(values.shape).tolist()
 
@@ -80,7 +83,7 @@ def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: fl
     try:
         wanted = np.asarray(expected, dtype=float)
     except (TypeError, ValueError):
-        return "which are not numbers, as the model's are"
+        return "but the model answers numbers"
     if wanted.size != values.size:
         return f"but has {values.size} numbers instead of {wanted.size}"
     found = np.ravel(values).astype(float)

@@ -1,4 +1,4 @@
-"""The application: routes, error answers and headers put together."""
+"""The application: puts routes, error answers and headers together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import uuid
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from .articles import articles
 from .bodies import MemoryRequest, json_response
 from .catalogue import Catalogue, Unavailable
-from .health import health
 from .inputs import InputError
-from .page import page
+from .routes.articles import articles
+from .routes.health import health
+from .routes.page import page
+from .routes.predict import predict
+from .routes.tfserving import AnyCasePath, tfserving
 from .settings import Settings
-from .tfserving import AnyCasePath, tfserving
 
 REQUEST_ID = "model_server.request_id"
 
@@ -24,27 +25,28 @@ log = logging.getLogger(__name__)
 
 
 class Application(Flask):
-    """The Flask application, with the models it serves."""
+    """The Flask application and the models that it serves."""
 
     request_class = MemoryRequest
     catalogue: Catalogue
 
 
 def create_app(settings: Settings | None = None) -> Application:
-    """Build the application; `settings` come from the environment by default.
+    """Build the application, by default with the settings from the environment. It loads no engine yet.
 
-    No engine is loaded yet. Raises SettingsError, or BundleError where the bundle cannot be served.
+    Raises SettingsError, and ManifestError if the compiled models cannot be served.
     """
     settings = settings or Settings.from_environ()
     app = Application(__name__, static_folder="frontend", static_url_path="/static")
     app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, SEND_FILE_MAX_AGE_DEFAULT=0)
     app.url_map.converters["tfserving"] = AnyCasePath
     app.url_map.strict_slashes = False
-    app.catalogue = Catalogue(settings.bundle, settings.max_pixels)
-    app.register_blueprint(health(app.catalogue))
+    app.catalogue = Catalogue(settings.models, settings.max_pixels)
+    app.register_blueprint(page())
+    app.register_blueprint(predict(app.catalogue))
     app.register_blueprint(articles(app.catalogue, settings.rows_model))
     app.register_blueprint(tfserving(app.catalogue))
-    app.register_blueprint(page(app.catalogue))
+    app.register_blueprint(health(app.catalogue))
     _answer_errors_in_json(app, settings)
     _set_headers(app, settings)
     return app
@@ -76,7 +78,7 @@ def _answer_errors_in_json(app: Flask, settings: Settings) -> None:
     def internal_error(error: Exception) -> Response:
         request_id = request.environ.get(REQUEST_ID)
         log.exception("request %s failed", request_id)
-        text = f"the server failed on this request; its log says more at {request_id}"
+        text = f"the server failed on this request; its log has the reason under {request_id}"
         return json_response({"error": text}, 500)
 
 

@@ -1,4 +1,4 @@
-"""Request bodies in, JSON out: the one place that reads and writes either."""
+"""Reads request bodies and writes JSON answers, for all routes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .inputs import InputError
 
 
 class MemoryRequest(Request):
-    """A request whose uploads stay in memory, whatever their size: they never touch a disk."""
+    """A request whose uploads stay in memory, whatever their size: clients' pictures are never written to a disk."""
 
     def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
         return io.BytesIO()
 
 
 def read_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object, whatever its content type says. Raises InputError.
+    """Return the body as a JSON object, whatever its content type. Raises InputError.
 
     NaN, Infinity and -Infinity are read as numbers.
     """
@@ -40,7 +40,7 @@ def read_json(request: Request) -> dict[str, Any]:
 
 
 def read_upload(request: Request) -> bytes:
-    """The picture in the form field `file` or `image`, or the body itself where its type is image/….
+    """Return the picture file in the form field `file` or `image`, or the body if its content type is image/….
 
     Raises InputError.
     """
@@ -50,19 +50,19 @@ def read_upload(request: Request) -> bytes:
     if upload is None:
         known = [*request.files, *request.form]
         found = f"; the form has {', '.join(known[:5])}" if known else ""
-        raise InputError(f"no picture in the form: send it as a file in the field file or image{found}")
+        raise InputError(f"no picture in the form; send it as a file in the field file or image{found}")
     return upload.stream.read()
 
 
 def is_upload(request: Request) -> bool:
-    """Whether the request carries a file and not JSON."""
+    """Return whether the request carries a file instead of JSON."""
     return request.mimetype == "multipart/form-data" or request.mimetype.startswith("image/")
 
 
 def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Response:
-    """Answer with JSON; floats, arrays too, have a decimal point or an exponent and their shortest digits.
+    """Build a JSON answer. Floats, also in arrays, have their shortest digits and a decimal point or an exponent.
 
-    What is not finite becomes null or, with `tokens`, NaN, Infinity or -Infinity, which strict JSON has not.
+    A number that is not finite becomes null or, with `tokens`, NaN, Infinity or -Infinity, which strict JSON lacks.
     """
     if tokens:
         body = json.dumps(payload, default=_plain).encode()
@@ -73,7 +73,7 @@ def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Resp
 
 def _read(request: Request) -> bytes:
     body = request.get_data(cache=False)
-    # Werkzeug cuts a body of unknown length off at the limit, without a word.
+    # Werkzeug silently cuts off a body of unknown length at the limit.
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge
@@ -81,14 +81,14 @@ def _read(request: Request) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and scalars of NumPy's as Python's; float32 by way of its own shortest digits."""
+    """Return NumPy's arrays and scalars as Python's, floats with the shortest digits of their own precision."""
     if isinstance(value, np.ndarray | np.generic):
         return (value.astype("U32").astype(float) if value.dtype.kind == "f" else value).tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _read_tokens(body: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Read again what orjson refused, because it knows no NaN and no Infinity."""
+    """Parse a body that orjson refused, because orjson refuses NaN and Infinity."""
     try:
         text = body.decode()
     except UnicodeDecodeError as wrong:

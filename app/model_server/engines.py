@@ -1,7 +1,6 @@
-"""The three engines behind one interface; each imports its library only when a model needs it.
+"""The three engines behind one interface. Each imports its library only if a model needs it.
 
-Calls are safe from any number of threads and greenlets at once. One thread a call: a server scales by
-workers.
+Any number of threads and greenlets may call an engine at once. A call uses one thread: a server scales by workers.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .bundle import Manifest, TensorSpec
+from .manifest import Manifest, TensorSpec
 
+# By the name of the input or output. Axis 0 is the batch; strings are object arrays of bytes.
 Tensors = dict[str, np.ndarray]
 
 
@@ -30,18 +30,17 @@ class Engine(Protocol):
     def run(self, inputs: Tensors) -> Tensors:
         """Answer one batch.
 
-        `inputs` holds an array for each of the manifest's inputs, of its dtype and shape ([batch, …], strings
-        as object arrays); the answer holds one for each output. Raises EngineError where the engine refuses
-        the call.
+        `inputs` has an array for each of the manifest's inputs, of its dtype and shape; the answer has one for each
+        output. Raises EngineError if the engine refuses the call.
         """
         ...
 
 
 class LiteRT:
-    """TensorFlow Lite's successor. An interpreter serves one call at a time, so idle ones wait in a pool.
+    """LiteRT, TensorFlow Lite's successor. An interpreter serves one call at a time, so idle ones wait in a pool.
 
-    The pool is a plain deque and not a thread-local: gevent makes those greenlet-local, and every request
-    would pay for an interpreter of its own.
+    The pool is a deque and not a thread-local: gevent makes those local to a greenlet, so every request would make an
+    interpreter of its own.
     """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -61,8 +60,7 @@ class LiteRT:
             interpreter, shapes = self._idle.pop()
         except IndexError:
             interpreter, shapes = self._new(), []
-        # A refused call leaves the interpreter in an undefined state: it goes back to the pool only after
-        # success.
+        # A refused call leaves the interpreter in an undefined state: only a successful one returns it to the pool.
         wanted = [inputs[name].shape for name, _ in self._inputs]
         try:
             if wanted != shapes:
@@ -80,13 +78,13 @@ class LiteRT:
 
 
 def _indices(specs: Sequence[TensorSpec], details: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
-    # TensorFlow calls the SavedModel argument "a-in" a_in, LiteRT does not.
+    # A SavedModel's argument "a-in" is a_in to TensorFlow, but a-in to LiteRT.
     indices = {re.sub(r"\W", "_", name): detail["index"] for name, detail in details.items()}
     return [(spec.name, indices[re.sub(r"\W", "_", spec.engine_name)]) for spec in specs]
 
 
 class OnnxRuntime:
-    """ONNX Runtime; a session serves any number of threads."""
+    """ONNX Runtime. One session serves any number of threads."""
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         import onnxruntime
@@ -110,9 +108,9 @@ class OnnxRuntime:
 
 
 class TensorFlow:
-    """A SavedModel's concrete function, for what neither of the others takes.
+    """TensorFlow, calling a SavedModel's signature: for models that neither of the others takes.
 
-    Import it after the fork only.
+    TensorFlow must be imported after the fork: a forked child hangs at its first operation.
     """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -140,9 +138,9 @@ ENGINES: dict[str, Callable[[Manifest, Path], Engine]] = {
 
 
 def load_engine(manifest: Manifest, folder: Path) -> Engine:
-    """Load the model in `folder` (the one manifest.json is in) with the engine it was compiled for.
+    """Load the compiled model in `folder`, which has the manifest.json, with the engine it was compiled for.
 
-    Raises EngineError when the engine's library is missing or refuses the file.
+    Raises EngineError if the engine's library is missing or refuses the file.
     """
     try:
         return ENGINES[manifest.engine](manifest, folder)
@@ -156,7 +154,7 @@ def load_engine(manifest: Manifest, folder: Path) -> Engine:
 
 
 def import_tensorflow() -> Any:
-    """TensorFlow without its start-up chatter and without a look for GPUs; one thread a call."""
+    """Import TensorFlow without its start-up messages and without a search for GPUs; a call uses one thread."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -166,5 +164,5 @@ def import_tensorflow() -> Any:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
-        pass  # a second model in this process: the first has set them
+        pass  # already set, by an earlier model in this process
     return tf

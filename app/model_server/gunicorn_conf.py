@@ -1,4 +1,4 @@
-"""gunicorn --config python:model_server.gunicorn_conf "model_server.app:create_app()"."""
+"""gunicorn's configuration: gunicorn --config python:model_server.gunicorn_conf "model_server.app:create_app()"."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ worker_class = "model_server.worker.Worker"
 logger_class = "model_server.worker.AccessLog"
 accesslog = "-"
 
-# Modules are imported once and shared by the workers; engines are loaded after the fork.
+# Modules are imported once and shared by the workers; engines are loaded after the fork, by post_worker_init below.
 preload_app = True
 
-# Longer than nginx keeps an idle connection to us: a side that closes while the other sends loses a request.
+# Longer than nginx keeps an idle connection to us: closing one just as nginx sends a request would lose that request.
 keepalive = 75
 graceful_timeout = 25
 timeout = 120
@@ -33,18 +33,18 @@ control_socket_disable = True
 limit_request_line = 8190
 
 
-# Blocks of a megabyte and more go back to the system when they are freed; by default glibc learns from the first
-# large picture to keep them (M_MMAP_THRESHOLD is -3).
+# Makes glibc return blocks of a megabyte and more to the system when they are freed; by default, it starts to keep them
+# after the first large picture. -3 is M_MMAP_THRESHOLD.
 ctypes.CDLL(None).mallopt(-3, 2**20)
 
-# Decoders talk about every damaged picture; what counts is in the answer to the client.
+# Pillow logs every damaged picture; the answer to the client says it already.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def when_ready(server: Any) -> None:
     logging.getLogger("model_server").handlers = server.log.error_log.handlers
-    gc.freeze()  # a collection in a worker would otherwise touch, and so copy, the pages that it shares
+    gc.freeze()  # else a collection in a worker writes to, and so copies, the memory that the workers share
 
 
 def post_worker_init(worker: Any) -> None:

@@ -1,7 +1,7 @@
-"""From what a client sends to the tensors that an engine takes.
+"""Turns what a client sends into the tensors that an engine takes.
 
-Every function returns `{input name: array}`, the batch axis first, in the dtype of the manifest, and raises
-InputError with a message meant for the client.
+The encode_ functions return an array for each input, of the manifest's dtype, and raise InputError with a message for
+the client.
 """
 
 from __future__ import annotations
@@ -19,37 +19,36 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .bundle import Example, InputSpec, Manifest
+from .engines import Tensors
+from .manifest import Example, InputSpec, Manifest
 
 LARGE_PIXELS = 2_000_000
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 
-Tensors = dict[str, np.ndarray]
-
 
 class InputError(ValueError):
-    """The request cannot be answered as it stands; the message says what to change."""
+    """The request cannot be answered; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost: its pixels, and a lock under which one of LARGE_PIXELS and more is decoded."""
+    """The most pixels of a picture, and the lock that is held while one of LARGE_PIXELS or more is decoded."""
 
     pixels: int = 25_000_000
-    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    lock: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
 def takes_image(manifest: Manifest) -> bool:
-    """Whether the model's one input is a picture, so that an upload alone is a whole request."""
+    """Return whether the model's only input is a picture, so that an upload is a whole request."""
     return len(manifest.inputs) == 1 and manifest.inputs[0].kind == "image"
 
 
 def encode_upload(manifest: Manifest, data: bytes, limits: Limits = Limits()) -> Tensors:
-    """Decode a picture, in memory, into a batch of one.
+    """Decode a picture file, in memory, into a batch of one.
 
-    It is turned as its EXIF orientation says, laid on white where it is transparent, stretched to the height
-    and width of the model, and becomes pixel * scale + offset. More than `limits.pixels` pixels are refused
-    before decoding.
+    The picture is turned as its EXIF orientation says, laid on white if it is transparent and stretched to the model's
+    height and width; each pixel, 0 … 255, becomes pixel * scale + offset. A picture of more than `limits.pixels` pixels
+    (WebP: half of that) is refused before it is decoded.
     """
     if not takes_image(manifest):
         raise InputError(f"the model {manifest.name} does not take a picture; it takes {_wanted(manifest)}")
@@ -59,15 +58,15 @@ def encode_upload(manifest: Manifest, data: bytes, limits: Limits = Limits()) ->
 def encode_row(manifest: Manifest, row: Any, limits: Limits = Limits()) -> Tensors:
     """Turn one row into a batch of one.
 
-    A row is the bare value (a number or nested lists, without the batch axis) where the model has a single
-    input, or an object whose keys are input names, column names, or both. A picture's value is its pixels as
-    the model takes them (scaled), or the bytes of a picture file, as bytes or as `{"b64": "…"}`.
+    A row is the bare value (a number or nested lists, without the batch axis) if the model has a single input, or an
+    object whose keys are input names, column names, or both. A picture is its pixels as the model takes them (scaled),
+    or a picture file, as bytes or as `{"b64": "…"}`.
     """
     return encode_rows(manifest, [row], limits)
 
 
 def encode_rows(manifest: Manifest, rows: Any, limits: Limits = Limits()) -> Tensors:
-    """Turn a list of rows, each as in encode_row and not empty, into one batch."""
+    """Turn a list of at least one row, each as in encode_row, into one batch."""
     if not isinstance(rows, list) or not rows:
         raise InputError("the rows must be a list that is not empty")
     if len(manifest.inputs) == 1 and not any(isinstance(row, dict) and not _is_base64(row) for row in rows):
@@ -85,7 +84,7 @@ def encode_rows(manifest: Manifest, rows: Any, limits: Limits = Limits()) -> Ten
 
 
 def encode_example(manifest: Manifest, example: Example, folder: Path) -> Tensors:
-    """Turn an example into a batch of one; its pictures are read from `folder`, the model's in the bundle."""
+    """Turn an example into a batch of one; its pictures are read from `folder`, the compiled model's."""
 
     def read(value: Any) -> Any:
         return (folder / value).read_bytes() if isinstance(value, str) else value
@@ -97,7 +96,7 @@ def encode_example(manifest: Manifest, example: Example, folder: Path) -> Tensor
 
 
 def zeros(manifest: Manifest) -> Tensors:
-    """A batch of one for a model without examples: zeros and empty strings, free lengths taken as 1."""
+    """Return a batch of one to ask a model without examples: zeros or empty strings, each free size 1."""
     return {
         spec.name: np.full([max(size, 1) for size in spec.shape], b"", object)
         if spec.dtype == "string"
@@ -107,9 +106,9 @@ def zeros(manifest: Manifest) -> Tensors:
 
 
 def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
-    """Turn nested lists, the batch axis first, into an array of the input's dtype and shape.
+    """Turn nested lists, the batch axis first, into an array of the input's dtype and shape. Raises InputError.
 
-    Ragged lists and wrong shapes are refused, so are strings and booleans for numbers and fractions (also
+    Refused are ragged lists, wrong shapes, strings and booleans for numbers, and numbers with a decimal point (also
     1.0) for integers. Strings are text or `{"b64": "…"}` and become an object array of bytes.
     """
     text = spec.dtype == "string"
@@ -133,19 +132,19 @@ def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
 
 
 def shape_text(spec: InputSpec) -> str:
-    """The shape for a reader: `[batch, 8, 8, 1]`, with `any` for the other free lengths."""
+    """Return the shape for people: `[batch, 8, 8, 1]`, with `any` for other free sizes."""
     sizes = ["any" if size < 0 else str(size) for size in spec.shape]
     return f"[{', '.join(['batch', *sizes[1:]] if spec.shape[:1] == (-1,) else sizes)}]"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for a misspelt name, or nothing."""
+    """Return a hint at the known name that `name` resembles, or an empty text."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (perhaps you mean {close[0]})" if close else ""
 
 
 def from_base64(text: Any) -> bytes:
-    """Decode the text of a `{"b64": "…"}`."""
+    """Decode the text of a `{"b64": "…"}`. Raises InputError."""
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
@@ -157,14 +156,14 @@ def _is_base64(value: Any) -> bool:
 
 
 def _by_input(manifest: Manifest, row: Any, where: str) -> dict[str, Any]:
-    """The row's value for each input."""
+    """Return the row's value for each input."""
     if not isinstance(row, dict) or (_is_base64(row) and len(manifest.inputs) == 1):
         if len(manifest.inputs) == 1:
             return {manifest.inputs[0].name: row}
         raise InputError(f"{where}the model {manifest.name} takes {_wanted(manifest)}")
     values, known = {}, []
     for spec in manifest.inputs:
-        # A column may carry its input's name: then a list is the whole input and a number is the column.
+        # A column may have its input's name: then a list is the whole input and a number is the column.
         if spec.name in row and (spec.name not in spec.columns or isinstance(row[spec.name], list)):
             known.append(spec.name)
             values[spec.name] = row[spec.name]
@@ -182,7 +181,7 @@ def _by_input(manifest: Manifest, row: Any, where: str) -> dict[str, Any]:
 
 
 def _wanted(manifest: Manifest) -> str:
-    """What a row of this model is, for an error message."""
+    """Return what a row of this model is, for an error message."""
     wanted = []
     for spec in manifest.inputs:
         if spec.kind == "columns":
@@ -194,7 +193,7 @@ def _wanted(manifest: Manifest) -> str:
 
 
 def _encoded(spec: InputSpec, value: Any) -> Any:
-    """Nested lists of strings as nested lists of bytes."""
+    """Turn nested lists of strings into nested lists of bytes."""
     if isinstance(value, list):
         return [_encoded(spec, item) for item in value]
     if isinstance(value, str):
@@ -219,7 +218,7 @@ def _check_values(spec: InputSpec, tensor: np.ndarray) -> None:
         if tensor.size and (tensor.min() < limits.min or tensor.max() > limits.max):
             raise InputError(f"input {spec.name}: a number does not fit {spec.dtype} ({limits.min} … {limits.max})")
     if wanted.kind == "f" and tensor.dtype.kind not in "fiu":
-        raise InputError(f"input {spec.name}: takes numbers only; null, text, true and false are none")
+        raise InputError(f"input {spec.name}: takes numbers only; not null, text, true or false")
 
 
 def _ragged(spec: InputSpec) -> InputError:
@@ -233,7 +232,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _pixels(spec: InputSpec, value: Any, limits: Limits) -> Any:
-    """A picture's tensor without the batch axis; numbers pass as they are."""
+    """Return a picture file's tensor, without the batch axis. Return anything else, pixels as numbers, as it is."""
     if _is_base64(value):
         value = from_base64(value["b64"])
     if not isinstance(value, bytes):
@@ -243,16 +242,16 @@ def _pixels(spec: InputSpec, value: Any, limits: Limits) -> Any:
 
 
 def _decode(spec: InputSpec, data: bytes, limits: Limits) -> np.ndarray:
-    """Pixels 0 … 255 as float32 in the shape of `spec` without its batch axis."""
+    """Return pixels, 0 … 255, as float32 in the shape of `spec` without its batch axis."""
     if not data:
         raise InputError("the file is empty; send a picture")
-    # Fed hostile bytes, decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error …
+    # Hostile bytes make decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error …
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Exception as error:
         raise InputError(f"not a picture that can be read; send one of {', '.join(IMAGE_FORMATS)}") from error
     pixels = image.width * image.height
-    # WebP takes twice the memory of the others.
+    # Decoding WebP takes twice the memory of the other formats.
     limit = limits.pixels // 2 if image.format == "WEBP" else limits.pixels
     if pixels > limit:
         raise InputError(
@@ -260,7 +259,7 @@ def _decode(spec: InputSpec, data: bytes, limits: Limits) -> np.ndarray:
             f"{limit / 1e6:g} million; send it smaller"
         )
     try:
-        with limits.turn if pixels >= LARGE_PIXELS else nullcontext():
+        with limits.lock if pixels >= LARGE_PIXELS else nullcontext():
             return _resized(spec, image)
     except Exception as error:
         raise InputError("the picture is damaged; save it again and send that") from error
@@ -268,13 +267,13 @@ def _decode(spec: InputSpec, data: bytes, limits: Limits) -> np.ndarray:
 
 def _resized(spec: InputSpec, image: Image.Image) -> np.ndarray:
     height, width = spec.shape[1:3]
-    if height > 0 and width > 0:  # JPEG then decodes to a smaller size, with less memory
+    if height > 0 and width > 0:  # a JPEG is then decoded at a smaller size, in less memory
         image.draft(None, (2 * max(height, width), 2 * max(height, width)))
     ImageOps.exif_transpose(image, in_place=True)
     size = (width if width > 0 else image.width, height if height > 0 else image.height)
     if image.mode in ("1", "P", "PA") or (image.has_transparency_data and image.mode != "RGBA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    # Every other conversion comes after: it copies the picture, which is small by now.
+    # All other conversions come after the resizing: each copies the picture, which is small by now.
     image = image.resize(size, Image.Resampling.BILINEAR)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))

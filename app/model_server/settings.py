@@ -1,4 +1,4 @@
-"""What an operator may set, by environment variables; each has a default that serves."""
+"""The server's settings, read from environment variables. docs/api.md has the table of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 class SettingsError(ValueError):
-    """A variable cannot be used; the message names it and what it takes."""
+    """A variable's value cannot be used; the message names the variable and what it takes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The server's settings; docs/api.md has the table of the variables."""
+    """The server's settings. `models` is the folder of compiled models."""
 
-    bundle: Path
+    models: Path
     port: int = 5000
     workers: int = 1
     rows_model: str = ""
@@ -30,7 +30,7 @@ class Settings:
         """Read the MODEL_SERVER_* variables. Raises SettingsError."""
         origins = environ.get("MODEL_SERVER_CORS_ORIGINS", "").split(",")
         return cls(
-            bundle=Path(environ.get("MODEL_SERVER_BUNDLE") or "/bundle"),
+            models=Path(environ.get("MODEL_SERVER_MODELS") or "/models"),
             port=int(_number(environ, "MODEL_SERVER_PORT", 5000)),
             workers=int(_number(environ, "MODEL_SERVER_WORKERS", usable_cpus())),
             rows_model=environ.get("MODEL_SERVER_ROWS_MODEL", ""),
@@ -41,7 +41,7 @@ class Settings:
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The CPUs this container may use, at least 1: its affinity, and its quota under cgroup v1 or v2."""
+    """Return how many CPUs this container may use, at least 1, by its affinity and its quota in cgroup v1 or v2."""
     cpus = len(os.sched_getaffinity(0))
     for quota_file, period_file in (
         ("cpu.max", "cpu.max"),
@@ -64,5 +64,5 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise SettingsError(f"{name}={text}: not a number above 0. Correct it or leave it out (default {default:g}).")
+        raise SettingsError(f"{name}={text}: not a number above 0. Correct it, or leave it out for {default:g}.")
     return value

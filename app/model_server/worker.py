@@ -1,4 +1,4 @@
-"""What gunicorn's gevent worker lacks: fair turns, an end to idle connections, an access log in JSON."""
+"""What gunicorn's gevent worker lacks: fair turns, the closing of idle connections, an access log in JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import orjson
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
-# A request that is under way on an idle connection when the worker is told to stop still gets its answer.
+# How long a stopping worker leaves idle connections open, for requests that are on their way.
 LAST_REQUESTS_SECONDS = 0.5
 
 
 class Worker(GeventWorker):
-    """A gevent worker that divides its time among its connections and ends when nothing is left to answer."""
+    """A gevent worker that gives every connection its turn and, when stopped, exits once nothing is left to answer."""
 
     wsgi: Any
 
@@ -31,7 +31,7 @@ class Worker(GeventWorker):
 
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
             def start(*args: Any) -> Any:
-                if not self.alive:  # told to stop while this request ran: the connection ends with it
+                if not self.alive:  # told to stop while this request ran: close its connection after the answer
                     start_response.__self__.force_close()
                 return start_response(*args)
 
@@ -41,11 +41,11 @@ class Worker(GeventWorker):
 
     def handle_request(self, *args: Any) -> None:
         super().handle_request(*args)
-        gevent.sleep(0)  # else a client that asks at once again is served alone, without end
+        gevent.sleep(0)  # else a client whose next request is always there already keeps the others waiting
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
-        """Wait for the next request on a connection, for `keepalive` seconds; then gunicorn closes it."""
+        """Wait up to `keepalive` seconds for the next request on a connection; then gunicorn closes it."""
         greenlet = gevent.getcurrent()
         with gevent.Timeout(self.cfg.keepalive, False) as timeout:
             self._idle[greenlet] = timeout
@@ -55,7 +55,7 @@ class Worker(GeventWorker):
                 del self._idle[greenlet]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop gracefully: gunicorn waits for open connections, so those without a request are closed."""
+        """Stop gracefully. gunicorn waits until connections end, so close those without a request."""
         super().handle_exit(sig, frame)
         gevent.spawn_later(LAST_REQUESTS_SECONDS, self._close_idle)
 
@@ -67,7 +67,7 @@ class Worker(GeventWorker):
 
 
 class AccessLog(Logger):
-    """One line of JSON a request on stdout; errors stay text on stderr."""
+    """An access log of one line of JSON per request, on stdout. Errors stay text on stderr."""
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
         self.access_log.info(

@@ -1,4 +1,4 @@
-"""Fixtures: the shipped models compiled once, the application over them, a real gunicorn in front of it."""
+"""Fixtures: the models that ship, compiled once; the application that serves them; a real gunicorn that runs it."""
 
 from __future__ import annotations
 
@@ -16,40 +16,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
 from model_server.app import create_app
-from model_server.bundle import InputSpec, Manifest, OutputSpec, write_manifest
+from model_server.engines import Tensors
+from model_server.manifest import InputSpec, Manifest, OutputSpec, write_manifest
 from model_server.settings import Settings
 
 APP = Path(__file__).parent.parent
 MODELS = APP.parent / "models"
 
-Tensors = dict[str, np.ndarray]
-
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of models/: MODEL_SERVER_TEST_BUNDLE, for machines without TensorFlow, or compiled now."""
-    if ready := os.environ.get("MODEL_SERVER_TEST_BUNDLE"):
-        return Path(ready)
-    folder = tmp_path_factory.mktemp("bundle")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of compiled models, from models/."""
+    folder = tmp_path_factory.mktemp("compiled")
     command = [sys.executable, "-m", "model_server.compile", str(MODELS), str(folder)]
     subprocess.run(command, cwd=APP, env={**os.environ, "PYTHONPATH": python_path()}, check=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def client(bundle: Path) -> FlaskClient:
-    """A client of the application over the shipped models, in this process."""
-    return create_app(Settings(bundle=bundle)).test_client()
+def client(compiled: Path) -> FlaskClient:
+    """A client of the application, in this process, with the models that ship."""
+    return create_app(Settings(models=compiled)).test_client()
 
 
 @dataclass
 class Server:
-    """A gunicorn of this repository's configuration."""
+    """A gunicorn that runs the application, with its configuration."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -62,7 +58,7 @@ class Server:
     def request(
         self, path: str, body: bytes | None = None, kind: str = "application/json"
     ) -> tuple[int, dict[str, Any]]:
-        """Ask on a new connection; the status and the JSON of the answer."""
+        """Send a request on a new connection; return the status and the JSON of the answer."""
         request = urllib.request.Request(self.address + path, data=body, headers={"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
@@ -71,13 +67,13 @@ class Server:
             return error.code, json.load(error)
 
     def access_log(self) -> list[dict[str, Any]]:
-        """The lines logged so far."""
+        """Return the lines logged so far."""
         return [json.loads(line) for line in (self.folder / "stdout").read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")
-def start_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """A function that starts gunicorn over the shipped models; its keywords are environment variables."""
+def start_server(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """A function that starts gunicorn with the models that ship; its keyword arguments are environment variables."""
     servers: list[Server] = []
 
     def start(**environ: str) -> Server:
@@ -90,7 +86,7 @@ def start_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         variables = {
             **os.environ,
             "PYTHONPATH": python_path(),
-            "MODEL_SERVER_BUNDLE": str(bundle),
+            "MODEL_SERVER_MODELS": str(compiled),
             "MODEL_SERVER_PORT": str(port),
             "MODEL_SERVER_WORKERS": "2",
             "OMP_NUM_THREADS": "1",
@@ -119,13 +115,13 @@ def start_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def server(start_server: Callable[..., Server]) -> Server:
-    """One gunicorn for the tests that only ask."""
+    """One gunicorn, shared by the tests that only send requests."""
     return start_server()
 
 
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
-    """A function that serves made-up models: pairs of a manifest and a function from tensors to tensors."""
+    """A function that serves made-up models, each a manifest and a function from tensors to tensors."""
 
     def start(*models: tuple[Manifest, Callable[[Tensors], Tensors]], **settings: Any) -> FlaskClient:
         functions = {manifest.name: function for manifest, function in models}
@@ -138,7 +134,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flas
         for manifest, _ in models:
             (tmp_path / manifest.name).mkdir()
             write_manifest(manifest, tmp_path / manifest.name)
-        return create_app(Settings(bundle=tmp_path, **settings)).test_client()
+        return create_app(Settings(models=tmp_path, **settings)).test_client()
 
     return start
 
@@ -146,7 +142,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flas
 def make_manifest(
     inputs: list[InputSpec], outputs: list[OutputSpec] | None = None, name: str = "made", **fields: Any
 ) -> Manifest:
-    """A manifest with what a test does not care about filled in."""
+    """Return a manifest, with default values for what the test does not care about."""
     given = {"examples": (), "version": "1", "engine": "litert", "source_format": "keras"} | fields
     return Manifest(
         name=name,
@@ -156,12 +152,10 @@ def make_manifest(
         signature="serving_default",
         inputs=tuple(inputs),
         outputs=tuple(outputs or [OutputSpec("y", "float32", (-1, 1), "y", "numbers")]),
-        max_difference=0.0,
-        source_hash="",
         **given,
     )
 
 
 def python_path() -> str:
-    """PYTHONPATH for a child process that finds the application and what this process found."""
+    """Return a PYTHONPATH with which a child process finds the application and all that this process finds."""
     return os.pathsep.join([str(APP), *filter(None, sys.path)])

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import make_manifest
 from model_server.answers import check_expected, decode, verdict
-from model_server.bundle import Example, InputSpec, OutputSpec
+from model_server.manifest import Example, InputSpec, OutputSpec
 
 INPUT = InputSpec("x", "float32", (-1, 1), "x", "tensor")
 FRUIT = OutputSpec("fruit", "float32", (-1, 3), "f", "classes", labels=("apple", "pear", "fig"))
@@ -33,7 +33,7 @@ def test_classes_binary_and_numbers() -> None:
     assert verdict(MODEL, OUTPUTS) == 1
 
 
-def test_scores_that_are_no_probabilities_are_not_called_so() -> None:
+def test_scores_outside_0_and_1_are_not_called_probabilities() -> None:
     assert "probability" not in decode(MODEL, OUTPUTS | {"fruit": np.array([[-3.0, 8.0, 1.0]])})["fruit"]
 
 
@@ -52,7 +52,7 @@ def test_a_score_that_is_not_finite_has_no_label() -> None:
         {"fruit": [0.1, 0.7, 0.2]},
     ],
 )
-def test_right_answers(expect: dict[str, Any]) -> None:
+def test_right_answers_are_accepted(expect: dict[str, Any]) -> None:
     assert check_expected(MODEL, OUTPUTS, Example("e", None, expect)) is None
 
 
@@ -67,7 +67,7 @@ def test_right_answers(expect: dict[str, Any]) -> None:
         ({"weight": 1}, "expects an output weight"),
     ],
 )
-def test_wrong_answers_are_named(expect: dict[str, Any], words: str) -> None:
+def test_wrong_answers_are_reported(expect: dict[str, Any], words: str) -> None:
     reason = check_expected(MODEL, OUTPUTS, Example("e", None, expect))
     assert reason is not None
     assert words in reason

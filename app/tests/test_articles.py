@@ -13,12 +13,12 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from conftest import MODELS, make_manifest
-from model_server.bundle import BundleError, InputSpec, OutputSpec
+from model_server.manifest import InputSpec, ManifestError, OutputSpec
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
 
 
-def test_rows_of_text(client: FlaskClient) -> None:
+def test_rows_of_text_are_answered(client: FlaskClient) -> None:
     response = client.post("/predict", json={"X": "1 0|1 1"})
     assert response.status_code == 200
     assert response.json.keys() == {"labels"}
@@ -29,7 +29,9 @@ def test_rows_of_text(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("field", ["file", "image"])
-def test_an_upload_is_answered_by_every_picture_model_in_order(client: FlaskClient, field: str) -> None:
+def test_an_upload_is_answered_by_every_picture_model_in_the_order_of_their_names(
+    client: FlaskClient, field: str
+) -> None:
     response = client.post("/predict", data={field: (io.BytesIO(SEVEN), "seven.png")})
     assert response.status_code == 200
     assert response.json == [7, 0]  # digits, then digits_even
@@ -62,7 +64,7 @@ def test_large_uploads_stay_in_memory(client: FlaskClient, monkeypatch: pytest.M
         ({"X": "1 0 1"}, "shape is [1, 3]"),
     ],
 )
-def test_wrong_rows(client: FlaskClient, data: dict[str, Any], words: str) -> None:
+def test_wrong_rows_are_refused(client: FlaskClient, data: dict[str, Any], words: str) -> None:
     response = client.post("/predict", json=data)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -77,7 +79,7 @@ def test_wrong_rows(client: FlaskClient, data: dict[str, Any], words: str) -> No
         ({"file": (io.BytesIO(b"hello"), "hello.png")}, "not a picture"),
     ],
 )
-def test_wrong_uploads(client: FlaskClient, data: dict[str, Any], words: str) -> None:
+def test_wrong_uploads_are_refused(client: FlaskClient, data: dict[str, Any], words: str) -> None:
     response = client.post("/predict", data=data, content_type="multipart/form-data")
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -94,11 +96,11 @@ def test_which_model_answers_rows_is_a_setting(serve: Callable[..., FlaskClient]
 
 
 def test_an_unclear_choice_stops_the_server(serve: Callable[..., FlaskClient]) -> None:
-    with pytest.raises(BundleError, match="a, b"):
+    with pytest.raises(ManifestError, match="a, b"):
         serve(rows_model("a"), rows_model("b"))
 
 
-def test_a_binary_model_answers_zero_or_one_and_numbers_stay_numbers(
+def test_an_upload_gets_zero_or_one_from_a_binary_model_and_numbers_from_others(
     serve: Callable[..., FlaskClient],
 ) -> None:
     picture = [InputSpec("p", "float32", (-1, 2, 2, 1), "p", "image", color="grayscale")]

@@ -1,4 +1,4 @@
-"""The compiler: every format, the right engine, nothing served that was not proven right."""
+"""The compiler reads every format, picks the right engine and refuses what is not proven right."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import tensorflow as tf
 import tf_keras
 from keras import layers
 
-from model_server.bundle import Manifest, read_manifest
-from model_server.card import CardError
 from model_server.compile import CompileError, build
 from model_server.compile.build import Report, compile_model
+from model_server.compile.card import CardError
 from model_server.compile.convert import CANDIDATES, to_onnx
 from model_server.compile.sources import Source
 from model_server.engines import load_engine
+from model_server.manifest import Manifest, read_manifest
 
 APP = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ class Twice(keras.layers.Layer):
 
 
 class Twice(layers.Layer):
-    """What TWICE defines, for saving."""
+    """The layer that TWICE defines, for saving a model with it."""
 
     def call(self, x: Any) -> Any:
         return x * 2
@@ -55,27 +55,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return tmp_path / "bundle"
+def compiled(tmp_path: Path) -> Path:
+    return tmp_path / "compiled"
 
 
 def dense(*more: layers.Layer, size: int = 4, **options: Any) -> keras.Sequential:
     return keras.Sequential([keras.Input((size,), name="x", **options), *more, layers.Dense(2, name="y")])
 
 
-def served(folder: Path, bundle: Path) -> tuple[Report, Manifest, Callable[..., dict[str, np.ndarray]]]:
-    """Compile, and load what the server would load."""
-    report = compile_model(folder, bundle)
-    manifest = read_manifest(bundle / folder.name)
-    return report, manifest, load_engine(manifest, bundle / folder.name).run
+def served(folder: Path, compiled: Path) -> tuple[Report, Manifest, Callable[..., dict[str, np.ndarray]]]:
+    """Compile the model, and load it as the server would."""
+    report = compile_model(folder, compiled)
+    manifest = read_manifest(compiled / folder.name)
+    return report, manifest, load_engine(manifest, compiled / folder.name).run
 
 
-def refusal(folder: Path, bundle: Path) -> str:
-    """The error; the bundle has to stay as it was."""
-    before = sorted(bundle.rglob("*"))
+def refusal(folder: Path, compiled: Path) -> str:
+    """Return the error; the compiled models must not have changed."""
+    before = sorted(compiled.rglob("*"))
     with pytest.raises((CompileError, CardError)) as error:
-        compile_model(folder, bundle)
-    assert sorted(bundle.rglob("*")) == before
+        compile_model(folder, compiled)
+    assert sorted(compiled.rglob("*")) == before
     return str(error.value)
 
 
@@ -118,12 +118,12 @@ def save_misnamed(folder: Path, model: keras.Model) -> None:
         (save_misnamed, "keras"),
     ],
 )
-def test_keras_3_in_every_format(
-    folder: Path, bundle: Path, save: Callable[[Path, keras.Model], None], source_format: str
+def test_keras_3_models_are_read_in_every_format(
+    folder: Path, compiled: Path, save: Callable[[Path, keras.Model], None], source_format: str
 ) -> None:
     model = dense(layers.Dense(3, activation="tanh"))
     save(folder, model)
-    report, manifest, run = served(folder, bundle)
+    report, manifest, run = served(folder, compiled)
     assert (report.source_format, report.engine, manifest.inputs[0].name) == (source_format, "LiteRT", "x")
     x = np.random.default_rng(1).normal(size=(5, 4)).astype("float32")
     (answer,) = run({"x": x}).values()
@@ -131,19 +131,19 @@ def test_keras_3_in_every_format(
 
 
 @pytest.mark.parametrize("suffix", ["h5", "keras", "folder"])
-def test_keras_2_in_every_format(folder: Path, bundle: Path, suffix: str) -> None:
+def test_keras_2_models_are_read_in_every_format(folder: Path, compiled: Path, suffix: str) -> None:
     stack = tf_keras.layers
     picture = tf_keras.Input((6, 6, 1), name="picture")
     model = tf_keras.Model(picture, stack.Dense(2, name="y")(stack.Flatten()(stack.Conv2D(3, 3)(picture))))
     model.save(folder / f"m.{suffix}", **({"save_format": "tf"} if suffix == "folder" else {}))
-    report, manifest, run = served(folder, bundle)
+    report, manifest, run = served(folder, compiled)
     assert (report.engine, manifest.inputs[0].name, manifest.outputs[0].name) == ("LiteRT", "picture", "y")
     x = np.random.default_rng(1).normal(size=(2, 6, 6, 1)).astype("float32")
     np.testing.assert_allclose(run({"picture": x})["y"], model(x), atol=1e-5)
 
 
-def test_a_whole_h5_of_keras_2_0(folder: Path, bundle: Path) -> None:
-    """The bare-list form again, now inside an .h5, as Keras 2.0 to 2.2.2 wrote it."""
+def test_an_h5_of_keras_2_0_is_read(folder: Path, compiled: Path) -> None:
+    """Its architecture is a bare list, inside an .h5, as Keras 2.0 to 2.2.2 wrote it."""
     config = {
         "units": 2,
         "name": "dense_1",
@@ -161,17 +161,17 @@ def test_a_whole_h5_of_keras_2_0(folder: Path, bundle: Path) -> None:
         layer = weights.create_group("dense_1")
         layer.attrs["weight_names"] = [b"dense_1/kernel:0", b"dense_1/bias:0"]
         layer["dense_1/kernel:0"], layer["dense_1/bias:0"] = kernel, np.zeros(2, "float32")
-    report, _, run = served(folder, bundle)
+    report, _, run = served(folder, compiled)
     assert report.source_format == "h5"
     np.testing.assert_allclose(run({"dense_1_input": np.eye(2, dtype="float32")})["dense_1"], kernel)
 
 
-def test_several_inputs_and_outputs_keep_their_names(folder: Path, bundle: Path) -> None:
+def test_several_inputs_and_outputs_keep_their_names(folder: Path, compiled: Path) -> None:
     a, b = keras.Input((3,), name="a-1"), keras.Input((2,), name="b")
     total = layers.Dense(1, name="total")(layers.Concatenate()([a, b]))
     model = keras.Model({"a-1": a, "b": b}, {"total": total, "a+1": layers.Dense(2, name="other")(a)})
     model.save(folder / "m.keras")
-    _, manifest, run = served(folder, bundle)
+    _, manifest, run = served(folder, compiled)
     assert {spec.name: spec.shape for spec in manifest.inputs} == {"a-1": (-1, 3), "b": (-1, 2)}
     inputs = {"a-1": np.ones((2, 3), "float32"), "b": np.ones((2, 2), "float32")}
     own, given = model(inputs), run(inputs)
@@ -183,22 +183,22 @@ def test_several_inputs_and_outputs_keep_their_names(folder: Path, bundle: Path)
 # ---------------------------------------------------------------- engines
 
 
-def test_recurrent_layers_go_to_onnx_runtime_in_any_length(folder: Path, bundle: Path) -> None:
+def test_recurrent_layers_go_to_onnx_runtime_in_any_length(folder: Path, compiled: Path) -> None:
     model = keras.Sequential([keras.Input((None, 3), name="x"), layers.LSTM(4), layers.Dense(1, name="y")])
     model.save(folder / "m.keras")
-    report, manifest, run = served(folder, bundle)
+    report, manifest, run = served(folder, compiled)
     assert report.engine == "ONNX Runtime" and manifest.inputs[0].shape == (-1, -1, 3)
-    assert report.refused[0].startswith("LiteRT: ") and "TensorList" in report.refused[0]
+    assert report.refusals[0].startswith("LiteRT: ") and "TensorList" in report.refusals[0]
     x = np.random.default_rng(1).normal(size=(3, 11, 3)).astype("float32")
     np.testing.assert_allclose(run({"x": x})["y"], model(x), atol=1e-5)
 
 
-def test_strings_go_to_tensorflow(folder: Path, bundle: Path) -> None:
+def test_strings_go_to_tensorflow(folder: Path, compiled: Path) -> None:
     lookup = layers.StringLookup(vocabulary=["cat", "dog"])
     text = keras.Input((1,), dtype="string", name="word")
     keras.Model(text, layers.Flatten(name="y")(layers.Embedding(3, 2)(lookup(text)))).save(folder / "m.keras")
-    report, manifest, run = served(folder, bundle)
-    assert (report.engine, manifest.inputs[0].dtype, len(report.refused)) == ("TensorFlow", "string", 2)
+    report, manifest, run = served(folder, compiled)
+    assert (report.engine, manifest.inputs[0].dtype, len(report.refusals)) == ("TensorFlow", "string", 2)
     dog, cat, again = run({"word": np.array([[b"dog"], [b"cat"], [b"dog"]], dtype=object)})["y"]
     assert (dog == again).all() and (dog != cat).any()
 
@@ -214,14 +214,14 @@ def nan_weights(source: Source, path: Path) -> None:
 
 
 def keras_tflite(model: keras.Model) -> bytes:
-    """The model under the converter's own tensor names, which the test has the engine ignore."""
+    """Convert the model. Its tensors have the converter's own names, which the tests make the engine ignore."""
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
 @pytest.mark.parametrize(("convert", "why"), [(wrong_weights, "is off by"), (nan_weights, "NaN")])
-def test_a_conversion_that_answers_otherwise_is_refused(
+def test_a_conversion_with_other_answers_is_refused(
     folder: Path,
-    bundle: Path,
+    compiled: Path,
     monkeypatch: pytest.MonkeyPatch,
     convert: Callable[[Source, Path], None],
     why: str,
@@ -234,13 +234,13 @@ def test_a_conversion_that_answers_otherwise_is_refused(
             (spec.name, detail["index"]) for spec, detail in zip(specs, details.values(), strict=True)
         ],
     )
-    report, manifest, _ = served(folder, bundle)
-    assert manifest.engine == "onnx" and why in report.refused[0]
-    assert sorted(path.name for path in (bundle / "m").iterdir()) == ["manifest.json", "model.onnx"]
+    report, manifest, _ = served(folder, compiled)
+    assert manifest.engine == "onnx" and why in report.refusals[0]
+    assert sorted(path.name for path in (compiled / "m").iterdir()) == ["manifest.json", "model.onnx"]
 
 
 def test_a_conversion_with_a_fixed_batch_is_refused(
-    folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense().save(folder / "m.keras")
 
@@ -253,13 +253,13 @@ def test_a_conversion_with_a_fixed_batch_is_refused(
         onnx.save(model, path)
 
     monkeypatch.setattr(build, "CANDIDATES", (replace(CANDIDATES[1], convert=fixed), CANDIDATES[2]))
-    report, manifest, _ = served(folder, bundle)
+    report, manifest, _ = served(folder, compiled)
     assert manifest.engine == "tensorflow"
-    assert report.refused[0].startswith("ONNX Runtime: ")
+    assert report.refusals[0].startswith("ONNX Runtime: ")
 
 
-def test_when_no_engine_answers_right_every_reason_is_told(
-    folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_if_no_engine_answers_correctly_every_reason_is_reported(
+    folder: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense().save(folder / "m.keras")
 
@@ -267,68 +267,68 @@ def test_when_no_engine_answers_right_every_reason_is_told(
         raise RuntimeError("no such operator: Frobnicate")
 
     monkeypatch.setattr(build, "CANDIDATES", tuple(replace(candidate, convert=broken) for candidate in CANDIDATES))
-    told = refusal(folder, bundle)
-    assert all(f"{name}: no such operator: Frobnicate" in told for name in ("LiteRT", "ONNX Runtime", "TensorFlow"))
+    message = refusal(folder, compiled)
+    assert all(f"{name}: no such operator: Frobnicate" in message for name in ("LiteRT", "ONNX Runtime", "TensorFlow"))
 
 
-def test_a_model_that_answers_nan_is_refused(folder: Path, bundle: Path) -> None:
+def test_a_model_that_answers_nan_is_refused(folder: Path, compiled: Path) -> None:
     model = dense()
     model.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
     model.save(folder / "m.keras")
-    assert "NaN" in refusal(folder, bundle)
+    assert "NaN" in refusal(folder, compiled)
     card(folder, "examples: [{input: [1, 2, 3, 4], expect: [1, 2]}]")
-    assert "example 1: the model itself answers NaN" in refusal(folder, bundle)
+    assert "example 1: the model itself answers NaN" in refusal(folder, compiled)
 
 
-def test_an_output_without_a_batch_axis_is_refused(folder: Path, bundle: Path) -> None:
+def test_an_output_without_a_batch_axis_is_refused(folder: Path, compiled: Path) -> None:
     x = keras.Input((3,))
     keras.Model(x, keras.ops.sum(x)).save(folder / "m.keras")
-    assert "batch axis" in refusal(folder, bundle)
+    assert "batch axis" in refusal(folder, compiled)
 
 
 # ---------------------------------------------------------------- code inside files
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_a_lambda_runs_only_where_the_card_allows_it(folder: Path, bundle: Path, suffix: str) -> None:
+def test_a_lambda_runs_only_where_the_card_allows_it(folder: Path, compiled: Path, suffix: str) -> None:
     dense(layers.Lambda(lambda x: x * 3, name="triple")).save(folder / f"m.{suffix}")
-    told = refusal(folder, bundle)
-    assert "layer triple is a Lambda" in told and "allow_lambda: true" in told and "model.yml" in told
+    message = refusal(folder, compiled)
+    assert "layer triple is a Lambda" in message and "allow_lambda: true" in message and "model.yml" in message
     card(folder, "allow_lambda: true")
-    assert served(folder, bundle)[0].engine == "LiteRT"
+    assert served(folder, compiled)[0].engine == "LiteRT"
 
 
-def test_a_lambda_in_an_old_h5_never_runs_unasked(folder: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_lambda_in_an_old_h5_does_not_run_unless_allowed(folder: Path, compiled: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = str(marker)
     sly = tf_keras.layers.Lambda(lambda x: [open(path, "w"), x][1], name="sly")  # noqa: PTH123, SIM115
     model = tf_keras.Sequential([tf_keras.Input((2,)), sly])
     model.save(folder / "m.h5")
     marker.unlink()
-    assert "layer sly is a Lambda" in refusal(folder, bundle)
+    assert "layer sly is a Lambda" in refusal(folder, compiled)
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_a_custom_layer_needs_its_file(folder: Path, bundle: Path, suffix: str) -> None:
+def test_a_custom_layer_needs_a_file_that_defines_it(folder: Path, compiled: Path, suffix: str) -> None:
     model = dense(Twice(name="my_twice"))
     model.save(folder / f"m.{suffix}")
-    told = refusal(folder, bundle)
-    assert "layer my_twice is of class Twice" in told and "custom_objects" in told and "model.yml" in told
+    message = refusal(folder, compiled)
+    assert "layer my_twice is of class Twice" in message and "custom_objects" in message and "model.yml" in message
     (folder / "layers.py").write_text("class Thrice: pass")
     card(folder, "custom_objects: layers.py")
-    assert "layers.py does not define it" in refusal(folder, bundle)
+    assert "layers.py does not define it" in refusal(folder, compiled)
     (folder / "layers.py").write_text("import nonsense")
-    assert "importing layers.py failed (ModuleNotFoundError: No module named 'nonsense')" in refusal(folder, bundle)
+    assert "importing layers.py failed (ModuleNotFoundError: No module named 'nonsense')" in refusal(folder, compiled)
     (folder / "layers.py").write_text(TWICE)
     x = np.ones((1, 4), "float32")
-    np.testing.assert_allclose(served(folder, bundle)[2]({"x": x})["y"], model(x), atol=1e-5)
+    np.testing.assert_allclose(served(folder, compiled)[2]({"x": x})["y"], model(x), atol=1e-5)
 
 
-def test_a_stateful_layer_is_refused(folder: Path, bundle: Path) -> None:
+def test_a_stateful_layer_is_refused(folder: Path, compiled: Path) -> None:
     x = keras.Input(batch_shape=(1, 5, 4))
     keras.Model(x, layers.LSTM(2, stateful=True, name="memory")(x)).save(folder / "m.keras")
-    assert "layer memory (LSTM) is stateful" in refusal(folder, bundle)
+    assert "layer memory (LSTM) is stateful" in refusal(folder, compiled)
 
 
 # ---------------------------------------------------------------- broken files
@@ -354,27 +354,27 @@ def scribbled(path: Path) -> None:
         ("h5", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1")),
     ],
 )
-def test_a_damaged_file_is_named(folder: Path, bundle: Path, suffix: str, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_file_is_named(folder: Path, compiled: Path, suffix: str, damage: Callable[[Path], object]) -> None:
     path = folder / f"m.{suffix}"
     dense().save(path)
-    compile_model(folder, bundle)
+    compile_model(folder, compiled)
     damage(path)
-    assert f"m.{suffix}: " in refusal(folder, bundle)
+    assert f"m.{suffix}: " in refusal(folder, compiled)
 
 
-def test_weights_alone_and_weights_of_another_model(folder: Path, bundle: Path) -> None:
+def test_weights_alone_and_weights_of_another_model_are_refused(folder: Path, compiled: Path) -> None:
     dense(size=5).save_weights(folder / "m.weights.h5")
-    assert "weights only" in refusal(folder, bundle)
+    assert "weights only" in refusal(folder, compiled)
     (folder / "m.json").write_text(dense().to_json())
-    assert "Check that m.weights.h5 belongs to m.json" in refusal(folder, bundle)
+    assert "Check that m.weights.h5 belongs to m.json" in refusal(folder, compiled)
 
 
-def test_a_saved_model_without_a_signature(folder: Path, bundle: Path) -> None:
+def test_a_saved_model_without_a_signature_is_refused(folder: Path, compiled: Path) -> None:
     tf.saved_model.save(tf.Module(), str(folder / "empty"))
-    assert "no signature serving_default" in refusal(folder, bundle)
+    assert "no signature serving_default" in refusal(folder, compiled)
 
 
-def test_a_saved_model_that_writes_files_is_refused_before_it_runs(folder: Path, bundle: Path) -> None:
+def test_a_saved_model_that_writes_files_is_refused_before_it_runs(folder: Path, compiled: Path) -> None:
     target = str(folder / "written")
 
     class Sly(tf.Module):
@@ -385,10 +385,10 @@ def test_a_saved_model_that_writes_files_is_refused_before_it_runs(folder: Path,
 
     sly = Sly()
     tf.saved_model.save(sly, str(folder / "sly"), signatures={"serving_default": sly.serve})
-    assert "the operator WriteFile" in refusal(folder, bundle)
+    assert "the operator WriteFile" in refusal(folder, compiled)
     assert not Path(target).exists()
     (folder / "sly" / "saved_model.pb").write_bytes(b"junk")
-    assert "not a SavedModel" in refusal(folder, bundle)
+    assert "not a SavedModel" in refusal(folder, compiled)
 
 
 # ---------------------------------------------------------------- the card against the model
@@ -397,7 +397,7 @@ PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("inputs: {z: {kind: tensor}}", ["inputs.z", "no such input", "its inputs: x"]),
         ("outputs: {yy: {kind: binary}}", ["outputs.yy", "perhaps you mean y"]),
@@ -414,32 +414,34 @@ PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
         ),
     ],
 )
-def test_a_card_that_does_not_fit_the_model(folder: Path, bundle: Path, text: str, told: list[str]) -> None:
+def test_a_card_that_does_not_fit_the_model_is_refused(
+    folder: Path, compiled: Path, text: str, message: list[str]
+) -> None:
     dense().save(folder / "m.keras")
     card(folder, text)
-    message = refusal(folder, bundle)
+    message = refusal(folder, compiled)
     assert str(folder / "model.yml") in message
-    assert [part for part in told if part not in message] == []
+    assert [part for part in message if part not in message] == []
 
 
-def test_a_picture_of_the_wrong_color_is_refused(folder: Path, bundle: Path) -> None:
+def test_a_picture_of_the_wrong_color_is_refused(folder: Path, compiled: Path) -> None:
     keras.Sequential([keras.Input((8, 8, 3), name="x"), layers.Flatten(name="y")]).save(folder / "m.keras")
     card(folder, "inputs: {x: {kind: image, color: grayscale}}")
-    assert "write rgb" in refusal(folder, bundle)
+    assert "write rgb" in refusal(folder, compiled)
     card(folder, PICTURE)
-    assert read_manifest_of(folder, bundle).inputs[0].color == "rgb"
+    assert read_manifest_of(folder, compiled).inputs[0].color == "rgb"
 
 
-def read_manifest_of(folder: Path, bundle: Path) -> Manifest:
-    compile_model(folder, bundle)
-    return read_manifest(bundle / folder.name)
+def read_manifest_of(folder: Path, compiled: Path) -> Manifest:
+    compile_model(folder, compiled)
+    return read_manifest(compiled / folder.name)
 
 
-# ---------------------------------------------------------------- the bundle
+# ---------------------------------------------------------------- the compiled models
 
 
 def tree(folder: Path) -> dict[str, tuple[str, int, float]]:
-    """Content, mode and time of every file."""
+    """Return the content's hash, the mode and the time of every file."""
     return {
         path.relative_to(folder).as_posix(): (
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
@@ -461,7 +463,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(folder: Path, tmp_path: Path) -> None:
+def test_the_command_gives_equal_files_every_time_and_removes_models_that_are_gone(
+    folder: Path, tmp_path: Path
+) -> None:
     models = folder.parent
     keras.Sequential([keras.Input((4, 3), name="x"), layers.GRU(4), layers.Dense(2, name="y")]).save(folder / "m.keras")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -473,44 +477,44 @@ def test_the_command_compiles_alike_every_time_and_clears_away_what_is_gone(fold
     shutil.copytree(one / "m", two / "gone")
     shutil.copytree(one / "m", two / "m")
     (two / "m" / "left_over").touch()
-    assert command(models, two, "--model", "m").returncode == 0
-    assert (two / "gone").exists()
+    assert command(models, two).returncode == 0
+    assert not (two / "gone").exists()
     assert tree(one / "m") == tree(two / "m")
     assert {mode for _, mode, _ in tree(one).values()} == {0o644, 0o755}
     assert {time for _, _, time in tree(one).values()} == {0}
     (folder / "m.keras").unlink()
     refused = command(models, two)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: no model here.")
+    assert refused.returncode == 1 and refused.stderr.startswith(f"ERROR {folder}: model: there is no model here; put ")
     assert (two / "m" / "manifest.json").exists()
 
 
-def test_the_command_tells_what_is_wrong_in_one_line(folder: Path, bundle: Path) -> None:
+def test_the_command_reports_a_mistake_in_one_line(folder: Path, compiled: Path) -> None:
     (folder / "m.h5").write_text("no model")
     (folder.parent / "n").mkdir()
-    done = command(folder.parent, bundle)
+    done = command(folder.parent, compiled)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [f"ERROR {folder.parent}/n: " + done.stderr.split("/n: ")[1].rstrip()]
-    done = command(folder.parent, bundle, "--model", "m")
+    (folder.parent / "n").rmdir()
+    done = command(folder.parent, compiled)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"ERROR {folder}/m.h5: neither HDF5")
-    assert command(folder.parent, bundle, "--model", "x").stderr.endswith("there is no model x; the models: m, n.\n")
-    assert command(folder, bundle).returncode == 1
+    assert command(folder, compiled).returncode == 1
 
 
-def test_a_converter_that_aborts_is_an_error_with_the_models_name(folder: Path, bundle: Path) -> None:
+def test_a_converter_that_aborts_is_an_error_with_the_models_name(folder: Path, compiled: Path) -> None:
     dense(Twice()).save(folder / "m.keras")
     card(folder, "custom_objects: layers.py")
     (folder / "layers.py").write_text("import os\nos.abort()")
-    done = command(folder.parent, bundle)
+    done = command(folder.parent, compiled)
     assert done.returncode == 1 and f"ERROR {folder}: the compiling process died" in done.stderr
 
 
-def test_checking_a_bundle_names_the_rows_model_or_the_candidates(folder: Path, bundle: Path) -> None:
+def test_the_check_names_the_rows_model_or_the_candidates(folder: Path, compiled: Path) -> None:
     dense().save(folder / "m.keras")
-    compile_model(folder, bundle)
-    assert "go to m." in command("--check", bundle).stdout
-    shutil.copytree(bundle / "m", bundle / "n")
-    manifest = json.loads((bundle / "n" / "manifest.json").read_text())
-    (bundle / "n" / "manifest.json").write_text(json.dumps({**manifest, "name": "n"}))
-    done = command("--check", bundle)
+    compile_model(folder, compiled)
+    assert "go to m." in command("--check", compiled).stdout
+    shutil.copytree(compiled / "m", compiled / "n")
+    manifest = json.loads((compiled / "n" / "manifest.json").read_text())
+    (compiled / "n" / "manifest.json").write_text(json.dumps({**manifest, "name": "n"}))
+    done = command("--check", compiled)
     assert done.returncode == 1 and "m, n" in done.stderr and "model_server_rows_model" in done.stderr
-    assert "go to n." in command("--check", bundle, "--rows-model", "n").stdout
+    assert "go to n." in command("--check", compiled, "--rows-model", "n").stdout

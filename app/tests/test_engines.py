@@ -1,4 +1,4 @@
-"""The engines: equal answers, safe from many threads, clear when a library is missing."""
+"""The engines give equal answers, also to many threads at once, and say which library is missing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import pytest
 
-from model_server.bundle import BundleError, Manifest, read_bundle, read_manifest, rows_model
 from model_server.compile import build
 from model_server.compile.build import compile_model
 from model_server.compile.convert import CANDIDATES
 from model_server.engines import EngineError, load_engine
+from model_server.manifest import Manifest, ManifestError, read_manifest, read_manifests, rows_model
 
 ENGINES = ("litert", "onnx", "tensorflow")
 
@@ -32,10 +32,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Manife
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for candidate in CANDIDATES:
-            bundle = tmp_path_factory.mktemp(candidate.engine)
+            target = tmp_path_factory.mktemp(candidate.engine)
             patch.setattr(build, "CANDIDATES", (candidate,))
-            compile_model(folder, bundle)
-            found[candidate.engine] = read_manifest(bundle / "line"), bundle / "line"
+            compile_model(folder, target)
+            found[candidate.engine] = read_manifest(target / "line"), target / "line"
     return found
 
 
@@ -48,7 +48,7 @@ def right(inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_answers_batches_of_any_size_under_the_models_names(
+def test_batches_of_any_size_are_answered_under_the_models_names(
     compiled: dict[str, tuple[Manifest, Path]], engine: str
 ) -> None:
     manifest, folder = compiled[engine]
@@ -73,7 +73,7 @@ def test_many_threads_at_once_get_their_own_answers(compiled: dict[str, tuple[Ma
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_refused_call_harms_no_later_one(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
+def test_a_refused_call_does_not_disturb_the_next_one(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
     loaded = load_engine(*compiled[engine])
     with pytest.raises(EngineError):
         loaded.run({"x": np.zeros((2, 5), "float32")})
@@ -98,10 +98,10 @@ def test_a_manifest_of_another_version_is_refused(compiled: dict[str, tuple[Mani
     data = json.loads((compiled["litert"][1] / "manifest.json").read_text())
     (tmp_path / "line").mkdir()
     (tmp_path / "line" / "manifest.json").write_text(json.dumps({**data, "colour": "red"}))
-    with pytest.raises(BundleError, match=r"line/manifest\.json.*Compile the model again"):
-        read_bundle(tmp_path)
-    with pytest.raises(BundleError, match="no model in this bundle"):
-        read_bundle(tmp_path / "line")
+    with pytest.raises(ManifestError, match=r"line/manifest\.json.*Compile the model again"):
+        read_manifests(tmp_path)
+    with pytest.raises(ManifestError, match="no compiled model here"):
+        read_manifests(tmp_path / "line")
 
 
 def test_which_model_answers_rows(compiled: dict[str, tuple[Manifest, Path]]) -> None:
@@ -112,7 +112,7 @@ def test_which_model_answers_rows(compiled: dict[str, tuple[Manifest, Path]]) ->
     assert rows_model([table]) is None
     assert rows_model([one, two], "two") is two
     assert rows_model([one, table], "table") is table
-    with pytest.raises(BundleError, match=r"line, two.*model_server_rows_model"):
+    with pytest.raises(ManifestError, match=r"line, two.*model_server_rows_model"):
         rows_model([one, two])
-    with pytest.raises(BundleError, match=r"nobody.*line, two"):
+    with pytest.raises(ManifestError, match=r"nobody.*line, two"):
         rows_model([one, two], "nobody")

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from conftest import make_manifest
-from model_server.bundle import Example, InputSpec, Manifest
 from model_server.inputs import (
     InputError,
     encode_example,
@@ -23,6 +22,7 @@ from model_server.inputs import (
     to_tensor,
     zeros,
 )
+from model_server.manifest import Example, InputSpec, Manifest
 
 
 def picture_model(color: str = "grayscale", shape: tuple[int, ...] = (-1, 4, 4, 1), **how: Any) -> Manifest:
@@ -55,7 +55,7 @@ def test_common_formats_are_scaled_as_the_card_says(kind: str) -> None:
     assert tensor == pytest.approx(0.0, abs=0.02)
 
 
-def test_invert_turns_ink_into_light() -> None:
+def test_invert_makes_dark_light() -> None:
     assert pixels(picture_model(invert=True, scale=1 / 255), encoded(Image.new("L", (4, 4), 255))).max() == 0
 
 
@@ -106,7 +106,7 @@ def bomb(width: int, height: int) -> bytes:
         (encoded(Image.effect_noise((64, 64), 50))[:400], "damaged"),
     ],
 )
-def test_what_is_no_picture_is_refused(data: bytes, words: str) -> None:
+def test_files_that_are_not_usable_pictures_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words):
         pixels(picture_model(), data)
 
@@ -119,7 +119,7 @@ def test_a_large_jpeg_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(max(size) for size in decoded) <= 256
 
 
-def test_a_row_may_be_names_of_columns_or_of_inputs() -> None:
+def test_a_row_may_have_the_names_of_columns_or_of_inputs() -> None:
     by_column = encode_row(WINE, {"ash": 1, "hue": 3, "proline": 2.5})
     by_input = encode_row(WINE, {"chemistry": [1, 2.5], "hue": 3})
     assert by_column["chemistry"].tolist() == by_input["chemistry"].tolist() == [[1, 2.5]]
@@ -171,7 +171,7 @@ def test_wrong_tensors_are_refused(dtype: str, value: Any, words: str) -> None:
         to_tensor(InputSpec("x", dtype, (-1, 2), "x", "tensor"), value)
 
 
-def test_floats_take_integers_and_what_is_not_finite() -> None:
+def test_a_float_input_takes_integers_and_infinity() -> None:
     tensor = to_tensor(InputSpec("x", "float32", (-1, 2), "x", "tensor"), [[1, float("inf")]])
     assert tensor.tolist() == [[1.0, float("inf")]]
 
@@ -188,7 +188,7 @@ def test_examples_read_their_pictures_from_the_bundle(tmp_path: Path) -> None:
     assert tensors["picture"].max() == 9
 
 
-def test_zeros_fit_every_model() -> None:
+def test_zeros_have_the_models_shapes_and_dtypes() -> None:
     manifest = make_manifest(
         [InputSpec("n", "int64", (-1, -1, 3), "n", "tensor"), InputSpec("s", "string", (-1,), "s", "tensor")]
     )

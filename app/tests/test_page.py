@@ -131,14 +131,14 @@ def test_a_picture_sample_is_shown_and_answered(page: Page) -> None:
     assert page.all(".drop img")[0].get_attribute("alt") == "nine.png"
 
 
-def test_errors_are_shown_as_the_server_says_them(page: Page, tmp_path: Path) -> None:
+def test_the_page_shows_the_servers_error(page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no picture")
     page.open("digits")
     page.all("#ask input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
     assert page.error().startswith("not a picture that can be read")
 
 
-def test_a_server_that_is_gone_is_said_so(page: Page) -> None:
+def test_the_page_says_that_the_server_does_not_answer(page: Page) -> None:
     page.open("xor")
     conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.driver.execute_cdp_cmd("Network.enable", {})
@@ -152,7 +152,7 @@ def test_a_server_that_is_gone_is_said_so(page: Page) -> None:
     page.answer()
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_is_blocked(page: Page) -> None:
+def test_the_page_loads_only_from_the_server_and_its_policy_blocks_nothing(page: Page) -> None:
     page.open("digits")
     page.all("#samples button")[0].click()
     page.answer()

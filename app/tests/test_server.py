@@ -1,4 +1,4 @@
-"""What holds for the server as a whole: readiness, errors, headers, its own API, and gunicorn around it."""
+"""What holds for the server as a whole: readiness, errors, headers, settings, and gunicorn."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from conftest import APP, MODELS, Server, make_manifest, python_path
-from model_server.bundle import Example, InputSpec, OutputSpec
 from model_server.engines import EngineError
+from model_server.manifest import Example, InputSpec, OutputSpec
 from model_server.settings import Settings, SettingsError, usable_cpus
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
@@ -60,7 +60,7 @@ def test_not_ready_while_an_example_is_wrong(serve: Callable[..., FlaskClient]) 
     assert client.post("/predict/made", json={"row": [1]}).status_code == 200
 
 
-def test_a_model_without_examples_has_to_answer_zeros(serve: Callable[..., FlaskClient]) -> None:
+def test_a_model_without_examples_must_answer_zeros(serve: Callable[..., FlaskClient]) -> None:
     def refuse(tensors: Any) -> Any:
         raise EngineError("no kernel for this\nand more")
 
@@ -116,36 +116,6 @@ def test_a_slow_model_leaves_the_loop_free(serve: Callable[..., FlaskClient]) ->
     assert turns > 10
 
 
-# ---------------------------------------------------------------- the server's own API
-
-
-def test_the_catalogue_names_what_the_page_needs(client: FlaskClient) -> None:
-    models = {model["name"]: model for model in client.get("/models").json["models"]}
-    assert list(models) == ["digits", "digits_even", "wine", "xor"]
-    assert models["digits"]["inputs"][0]["kind"] == "image"
-    sample = models["digits"]["examples"][0]["row"]["url"]
-    response = client.get("/" + sample)
-    assert response.mimetype == "image/png"
-    assert client.post("/predict/digits", data=response.data, content_type="image/png").status_code == 200
-
-
-@pytest.mark.parametrize("path", ["manifest.json", "model.tflite", "examples/../manifest.json", "examples/none.png"])
-def test_only_examples_leave_the_bundle(client: FlaskClient, path: str) -> None:
-    assert client.get(f"/models/digits/{path}").status_code == 404
-
-
-def test_rows_are_answered_in_one_batch(client: FlaskClient) -> None:
-    answer = client.post("/predict/xor", json={"rows": [[1, 0], [0, 0]]}).json
-    assert answer["model"] == "xor"
-    assert [round(one["activation_2"]["values"][0]) for one in answer["answers"]] == [1, 0]
-    assert answer["milliseconds"] > 0
-
-
-def test_answers_are_strict_json(serve: Callable[..., FlaskClient]) -> None:
-    response = serve((make_manifest([FLOATS], [LABEL]), always(np.nan, 1))).post("/predict/made", json={"row": [1]})
-    assert response.json["answers"] == [{"y": {"index": None, "label": None, "values": [None, 1.0]}}]
-
-
 # ---------------------------------------------------------------- errors
 
 
@@ -163,7 +133,7 @@ def test_answers_are_strict_json(serve: Callable[..., FlaskClient]) -> None:
         (b"NaN", "a number instead of an object"),
     ],
 )
-def test_bad_json(client: FlaskClient, path: str, body: bytes, words: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(client: FlaskClient, path: str, body: bytes, words: str) -> None:
     response = client.post(path, data=body)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -179,7 +149,7 @@ def test_bad_json(client: FlaskClient, path: str, body: bytes, words: str) -> No
         ("POST", "/predict/xor", 400, '{"row": …} or {"rows": […]}'),
     ],
 )
-def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
+def test_wrong_addresses_are_refused(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
     response = client.open(path, method=method, json={"something": 1})
     assert response.status_code == status
     assert words in response.json["error"]
@@ -187,7 +157,7 @@ def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: in
         assert response.headers["Allow"]
 
 
-def test_an_unexpected_failure_tells_the_client_nothing_but_where_to_look(
+def test_an_unexpected_failure_tells_the_client_only_where_to_look(
     serve: Callable[..., FlaskClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(tensors: Any) -> Any:
@@ -196,7 +166,7 @@ def test_an_unexpected_failure_tells_the_client_nothing_but_where_to_look(
     client = serve((make_manifest([FLOATS], [LABEL]), fail))
     response = client.post("/predict/made", json={"row": [1]}, headers={"X-Request-ID": "abc-1"})
     assert response.status_code == 500
-    assert response.json == {"error": "the server failed on this request; its log says more at abc-1"}
+    assert response.json == {"error": "the server failed on this request; its log has the reason under abc-1"}
     assert "a secret" in caplog.text
     assert "request abc-1 failed" in caplog.text
 
@@ -232,7 +202,7 @@ def test_allowed_origins_may_ask(serve: Callable[..., FlaskClient]) -> None:
     assert other.headers["Vary"] == "Origin"
 
 
-def test_request_ids_are_taken_or_made(client: FlaskClient) -> None:
+def test_a_request_id_is_taken_over_or_made(client: FlaskClient) -> None:
     assert client.get("/healthz", headers={"X-Request-ID": "a1:b.c-d"}).headers["X-Request-ID"] == "a1:b.c-d"
     assert len(client.get("/healthz", headers={"X-Request-ID": 'a"b'}).headers["X-Request-ID"]) == 32
 
@@ -255,7 +225,7 @@ def test_the_page_runs_only_its_own_files(client: FlaskClient) -> None:
 def test_settings_come_from_the_environment() -> None:
     settings = Settings.from_environ(
         {
-            "MODEL_SERVER_BUNDLE": "/b",
+            "MODEL_SERVER_MODELS": "/b",
             "MODEL_SERVER_WORKERS": "3",
             "MODEL_SERVER_CORS_ORIGINS": "https://a.org/, https://b.org",
             "MODEL_SERVER_MAX_BODY_MB": "0.5",
@@ -318,7 +288,7 @@ def test_chunked_bodies_count_against_the_limit(server: Server) -> None:
     assert "limit of 15 MB" in json.load(response)["error"]
 
 
-def test_the_container_can_ask_itself(server: Server) -> None:
+def test_the_health_check_asks_the_server(server: Server) -> None:
     def ask(port: int) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, "PYTHONPATH": python_path(), "MODEL_SERVER_PORT": str(port)}
         command = [sys.executable, "-m", "model_server.healthcheck"]
@@ -352,7 +322,7 @@ def test_clients_take_turns(start_server: Callable[..., Server]) -> None:
 
 
 def memory(server: Server) -> int:
-    """Megabytes of the server's processes, what they share counted once."""
+    """Return the memory of the server's processes in megabytes, with what they share counted once."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     kilobytes = 0
     for pid in [str(server.process.pid), *children]:
@@ -361,7 +331,7 @@ def memory(server: Server) -> int:
     return kilobytes // 1024
 
 
-def test_two_workers_stay_small(server: Server) -> None:
+def test_two_workers_need_little_memory(server: Server) -> None:
     row = server.request("/models")[1]["models"][2]["examples"][0]["row"]
     wine, xor = json.dumps({"row": row}).encode(), b'{"row": [1, 0]}'
     for _ in range(10):  # connections, so that both workers get some
@@ -380,7 +350,7 @@ def test_two_workers_stay_small(server: Server) -> None:
     assert memory(server) < 180
 
 
-def test_large_pictures_take_their_memory_one_after_the_other_and_give_it_back(server: Server) -> None:
+def test_large_pictures_are_decoded_one_at_a_time_and_their_memory_is_returned(server: Server) -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (5000, 4900), "teal").save(buffer, "PNG", compress_level=1)
     before, peak, answers = memory(server), 0, []
@@ -400,7 +370,7 @@ def test_large_pictures_take_their_memory_one_after_the_other_and_give_it_back(s
     assert memory(server) < 180
 
 
-def test_a_stopping_server_answers_what_it_has_and_lets_idle_connections_go(
+def test_a_stopping_server_answers_its_requests_and_closes_idle_connections(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server(MODEL_SERVER_WORKERS="1")

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's clients get what TensorFlow Serving would answer."""
+"""Clients of TensorFlow Serving get the answers that TensorFlow Serving would give."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from conftest import Tensors, make_manifest
-from model_server.bundle import InputSpec, OutputSpec
+from conftest import make_manifest
+from model_server.engines import Tensors
+from model_server.manifest import InputSpec, OutputSpec
 
 FLOATS = InputSpec("x", "float32", (-1, 2), "x", "tensor")
 INTEGERS = InputSpec("n", "int64", (-1,), "n", "tensor")
@@ -86,7 +87,7 @@ def test_numbers_keep_their_kind_and_their_shortest_digits(serve: Callable[..., 
     assert serve(TWO).post("/v1/models/two:predict", json=body).text == '{"outputs":{"x":[[0.1,3.0]],"n":[6]}}'
 
 
-def test_tokens_for_what_is_not_finite(serve: Callable[..., FlaskClient]) -> None:
+def test_numbers_that_are_not_finite_are_written_as_tokens(serve: Callable[..., FlaskClient]) -> None:
     client = serve(TWO)
     body = '{"inputs": {"x": [[NaN, -Infinity], [Infinity, 0.1]], "n": [1, 2]}}'
     response = client.post("/v1/models/two:predict", data=body)
@@ -111,7 +112,7 @@ def test_tokens_for_what_is_not_finite(serve: Callable[..., FlaskClient]) -> Non
         ([[1, 2]], "a list instead of an object"),
     ],
 )
-def test_wrong_bodies(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
+def test_wrong_bodies_are_refused(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
     response = serve(ONE).post("/v1/models/one:predict", json=body)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -127,7 +128,7 @@ def test_wrong_bodies(serve: Callable[..., FlaskClient], body: Any, words: str) 
         ({"inputs": {"x": [[1, 2]], "n": [1, 2]}}, "same number of rows"),
     ],
 )
-def test_wrong_bodies_for_several_inputs(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
+def test_wrong_bodies_for_several_inputs_are_refused(serve: Callable[..., FlaskClient], body: Any, words: str) -> None:
     response = serve(TWO).post("/v1/models/two:predict", json=body)
     assert response.status_code == 400
     assert words in response.json["error"]
@@ -162,7 +163,7 @@ def test_case_versions_and_labels(client: FlaskClient, path: str) -> None:
         ("PUT", "/v1/models/xor:predict", 405, "does not take PUT"),
     ],
 )
-def test_wrong_addresses(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
+def test_wrong_addresses_are_refused(client: FlaskClient, method: str, path: str, status: int, words: str) -> None:
     response = client.open(path, method=method, json={"instances": [[1, 0]]})
     assert response.status_code == status
     assert words in response.json["error"]

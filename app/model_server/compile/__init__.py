@@ -1,7 +1,7 @@
-"""The compiler: Keras models in, a bundle that needs neither Keras nor (mostly) TensorFlow out.
+"""The compiler: turns Keras models into compiled models, which need no Keras and, most of them, no TensorFlow.
 
-sources.py loads a model of any format, convert.py turns it into an engine's file and proves that the file
-answers as the model does, build.py puts a model's folder of the bundle together, __main__.py is the command.
+card.py reads the model's card, sources.py loads its files, convert.py converts them for an engine and proves that the
+engine answers as the model does, build.py puts the compiled model together, __main__.py is the command.
 """
 
 

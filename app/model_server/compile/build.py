@@ -1,10 +1,8 @@
-"""Puts one model's folder of the bundle together: load, check against the card, convert, prove, write."""
+"""Compiles one model: loads it, checks the card against it, converts it, proves the conversion, writes the result."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import hashlib
 import os
 import shutil
 import sys
@@ -16,51 +14,55 @@ from pathlib import Path
 from typing import Any
 
 from ..answers import check_expected
-from ..bundle import Example, InputSpec, Manifest, OutputSpec, TensorSpec, write_manifest
-from ..card import Card, example_files, load_card
 from ..engines import load_engine
-from ..inputs import InputError, encode_example
+from ..inputs import InputError, encode_example, nearest
+from ..manifest import Example, InputSpec, Manifest, OutputSpec, TensorSpec, example_files, write_manifest
 from . import CompileError
+from .card import BinaryOutput, Card, ClassesOutput, ColumnsInput, ImageInput, NumbersOutput, TensorInput, load_card
 from .convert import CANDIDATES, Candidate, Probe, compare, make_probes, reason
 from .sources import Source, load_source
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the command prints of one model; size in bytes; `refused` says why no faster engine serves it."""
+    """What the command prints about one model.
+
+    `engine` is its name for people, `size` is in bytes, `largest_difference` is between the engine's answers and the
+    model's own, and `refusals` say why no faster engine serves the model.
+    """
 
     name: str
     source_format: str
     engine: str
     size: int
-    max_difference: float
+    largest_difference: float
     seconds: float
-    refused: tuple[str, ...]
+    refusals: tuple[str, ...]
 
 
-def compile_model(folder: Path, bundle: Path) -> Report:
-    """Compile the model in `folder` into `bundle`/<its name>, replacing what was there in one step.
+def compile_model(folder: Path, compiled: Path) -> Report:
+    """Compile the model in `folder` into `compiled`/<its name>, replacing what was there in one step.
 
-    Equal input gives an equal folder, to the byte, the mode and the time stamp. Raises CardError or
-    CompileError, and then leaves the bundle as it was.
+    Equal input gives an equal folder, to the byte, the mode and the time stamp. Raises CardError or CompileError, and
+    then leaves what was there.
     """
     start = time.monotonic()
     card = load_card(folder)
-    partial = bundle / f".{card.name}.partial"
+    partial = compiled / f".{card.name}.partial"
     try:
-        bundle.mkdir(parents=True, exist_ok=True)
+        compiled.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     except OSError as error:
         raise CompileError(
-            f"{bundle}: cannot be written ({error.strerror}). Make it writable for uid {os.getuid()}."
+            f"{compiled}: cannot be written ({error.strerror}). Make it writable for uid {os.getuid()}."
         ) from None
     try:
         with tempfile.TemporaryDirectory(prefix="compile-") as scratch, _quiet():
-            manifest, candidate, refused = _compile(card, partial, Path(scratch))
+            manifest, candidate, difference, refusals = _compile(card, partial, Path(scratch))
         write_manifest(manifest, partial)
         _normalise(partial)
-        _replace(partial, bundle / card.name)
+        _replace(partial, compiled / card.name)
     except CompileError as error:
         message = str(error)
         raise CompileError(message if str(folder) in message else f"{folder}: {message}") from error
@@ -70,14 +72,14 @@ def compile_model(folder: Path, bundle: Path) -> Report:
         name=card.name,
         source_format=manifest.source_format,
         engine=candidate.title,
-        size=_size(bundle / card.name / manifest.file),
-        max_difference=manifest.max_difference,
+        size=_size(compiled / card.name / manifest.file),
+        largest_difference=difference,
         seconds=time.monotonic() - start,
-        refused=refused,
+        refusals=refusals,
     )
 
 
-def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candidate, tuple[str, ...]]:
+def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candidate, float, tuple[str, ...]]:
     source = load_source(card, scratch)
     draft = _draft(card, source)
     for example in draft.examples:
@@ -95,36 +97,35 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candida
         answer = next(probe.answer for probe in probes if probe.name == f"example {example.name}")
         if wrong := check_expected(draft, answer, example):
             raise CompileError(f"{card.path}: {wrong}. Correct the card, or train the model again.")
-    refused: list[str] = []
+    refusals: list[str] = []
     for candidate in CANDIDATES:
         try:
             difference = _try(candidate, source, draft, folder, probes)
-        except Exception as error:  # converters raise anything; each refusal has its reason kept
-            refused.append(f"{candidate.title}: {reason(error)}")
+        except Exception as error:  # converters raise anything
+            refusals.append(f"{candidate.title}: {reason(error)}")
             continue
-        manifest = replace(draft, engine=candidate.engine, file=candidate.file, max_difference=difference)
-        return manifest, candidate, tuple(refused)
-    raise CompileError("no engine answers as the model does. " + "; ".join(refused))
+        manifest = replace(draft, engine=candidate.engine, file=candidate.file)
+        return manifest, candidate, difference, tuple(refusals)
+    raise CompileError("no engine answers as the model does. " + "; ".join(refusals))
 
 
 def _try(candidate: Candidate, source: Source, draft: Manifest, folder: Path, probes: list[Probe]) -> float:
-    """Convert and compare, return the largest difference; the file stays only where both succeed."""
+    """Convert the model and compare; return the largest difference. The file is removed if either fails."""
     path = folder / candidate.file
     try:
         candidate.convert(source, path)
         manifest = replace(draft, engine=candidate.engine, file=candidate.file)
-        difference = compare(load_engine(manifest, folder), probes, draft.outputs)
+        return compare(load_engine(manifest, folder), probes, draft.outputs)
     except BaseException:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         raise
-    return float(f"{difference:.1e}")
 
 
-# ---------------------------------------------------------------- the card meets the model
+# ---------------------------------------------------------------- the card against the model
 
 
 def _draft(card: Card, source: Source) -> Manifest:
-    """The manifest but for the engine, the card checked against the model's own inputs and outputs."""
+    """Check the card against the model's own inputs and outputs; return the manifest, which lacks only the engine."""
     _known(card, "inputs", card.inputs, source.inputs)
     _known(card, "outputs", card.outputs, source.outputs)
     inputs = tuple(_input(card, spec) for spec in source.inputs)
@@ -141,8 +142,6 @@ def _draft(card: Card, source: Source) -> Manifest:
         inputs=inputs,
         outputs=outputs,
         examples=tuple(_examples(card, outputs)),
-        max_difference=0.0,
-        source_hash=source_hash(card),
     )
 
 
@@ -150,10 +149,9 @@ def _known(card: Card, field: str, names: Iterable[str], specs: list[TensorSpec]
     own = [spec.name for spec in specs]
     for name in names:
         if name not in own:
-            near = difflib.get_close_matches(name, own, n=1)
-            hint = f"perhaps you mean {near[0]}; " if near else ""
             raise CompileError(
-                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}; {hint}its {field}: {', '.join(own)}."
+                f"{card.path}: {field}.{name}: the model has no such {field[:-1]}{nearest(name, own)}; its {field}: "
+                f"{', '.join(own)}."
             )
 
 
@@ -162,53 +160,50 @@ def _shape(spec: TensorSpec) -> str:
 
 
 def _input(card: Card, spec: TensorSpec) -> InputSpec:
-    told = card.inputs.get(spec.name)
-    if told is None:
-        return InputSpec(**asdict(spec))
+    given = card.inputs.get(spec.name, TensorInput(kind="tensor"))
     where = f"{card.path}: inputs.{spec.name}"
-    color = told.color
-    if told.kind == "image":
+    fields = given.model_dump()
+    if isinstance(given, ImageInput):
         channels = spec.shape[3] if len(spec.shape) == 4 else 1
         if len(spec.shape) not in (3, 4) or channels not in (1, 3) or spec.dtype == "string":
             raise CompileError(
                 f"{where}: kind: image needs numbers of shape [any, height, width, 1 or 3]; the model takes "
                 f"{spec.dtype} {_shape(spec)}. Leave this input out of the card, or choose another kind."
             )
-        color = color or ("rgb" if channels == 3 else "grayscale")
-        if (color == "rgb") != (channels == 3):
+        color = "rgb" if channels == 3 else "grayscale"
+        if given.color not in (None, color):
             raise CompileError(
-                f"{where}: color: {color} does not fit {channels} channel{'s' if channels > 1 else ''}; "
-                f"write {'rgb' if channels == 3 else 'grayscale'} or leave it out."
+                f"{where}: color: {given.color} does not fit {channels} channel{'s' if channels > 1 else ''}; "
+                f"write {color} or leave it out."
             )
-    if told.kind == "columns" and (len(spec.shape) != 2 or spec.shape[1] != len(told.columns)):
+        fields["color"] = color
+    if isinstance(given, ColumnsInput) and (len(spec.shape) != 2 or spec.shape[1] != len(given.columns)):
         raise CompileError(
-            f"{where}: columns: {len(told.columns)} names for shape {_shape(spec)}; the model takes "
+            f"{where}: columns: {len(given.columns)} names for shape {_shape(spec)}; the model takes "
             f"{spec.shape[1] if len(spec.shape) == 2 else 'no single row of'} numbers. Name each column "
             "once, in its order."
         )
-    return InputSpec(**{**asdict(spec), **asdict(told), "color": color})
+    return InputSpec(**{**asdict(spec), **fields})
 
 
 def _output(card: Card, spec: TensorSpec) -> OutputSpec:
-    told = card.outputs.get(spec.name)
-    if told is None:
-        return OutputSpec(**{**asdict(spec), "kind": "numbers"})
+    given = card.outputs.get(spec.name, NumbersOutput(kind="numbers"))
     where = f"{card.path}: outputs.{spec.name}"
-    if told.kind == "classes" and (len(spec.shape) != 2 or spec.shape[1] != len(told.labels)):
+    if isinstance(given, ClassesOutput) and (len(spec.shape) != 2 or spec.shape[1] != len(given.labels)):
         has = f"{spec.shape[1]} classes" if len(spec.shape) == 2 else f"shape {_shape(spec)}"
         raise CompileError(
-            f"{where}: labels: {len(told.labels)} labels, but the model answers {has}. Write one label a class."
+            f"{where}: labels: {len(given.labels)} labels, but the model answers {has}. Write one label per class."
         )
-    if told.kind == "binary" and spec.shape[1:] not in ((), (1,)):
+    if isinstance(given, BinaryOutput) and spec.shape[1:] not in ((), (1,)):
         raise CompileError(
             f"{where}: kind: binary is one probability; the model answers {_shape(spec)}. Use kind: classes "
-            "with one label a class."
+            "with one label per class."
         )
-    return OutputSpec(**{**asdict(spec), **asdict(told)})
+    return OutputSpec(**{**asdict(spec), **given.model_dump()})
 
 
 def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
-    """The card's examples, each `expect` by output name, which may be left out where there is only one."""
+    """Yield the card's examples with `expect` by output name, which the card may leave out if there is one output."""
     known = {spec.name: spec for spec in outputs}
     for example in card.examples:
         where = f"{card.path}: example {example.name}: expect"
@@ -234,17 +229,8 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
 # ---------------------------------------------------------------- files
 
 
-def source_hash(card: Card) -> str:
-    """SHA-256 over the names and contents of every file that goes into the compiled model."""
-    digest = hashlib.sha256()
-    for path in card.files():
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(card.folder).as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
 def _normalise(folder: Path) -> None:
-    """Epoch time stamps and plain modes: an image layer of this folder depends on its content alone."""
+    """Set all times to 0 and all modes to 755 or 644, so that an image layer depends on the folder's content alone."""
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     for path in sorted([*folder.rglob("*"), folder], reverse=True):
@@ -266,7 +252,7 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converters' chatter from the terminal: it comes from C++, past Python's own streams."""
+    """Discard what the converters print. They print from C++, past Python's streams."""
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as sink:

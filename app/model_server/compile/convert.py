@@ -1,4 +1,4 @@
-"""Turns a SavedModel into an engine's file and proves that the file answers as the model itself does."""
+"""Converts a SavedModel for an engine and proves that the engine answers as the model itself does."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import InputSpec, TensorSpec
 from ..engines import Engine, EngineError, Tensors, import_tensorflow
+from ..manifest import InputSpec, TensorSpec
 from . import CompileError
 from .sources import Source
 
+# The largest difference from the model's own answer, relative to one plus the output's largest value.
 TOLERANCE = 1e-4
+# What random input has for a size that the model leaves free, other than the batch.
 FREE_SIZES = (16, 24)
 
 
@@ -25,7 +27,7 @@ FREE_SIZES = (16, 24)
 
 
 def to_litert(source: Source, path: Path) -> None:
-    """Write a .tflite file with LiteRT's own operators only: the server's engine knows no others."""
+    """Write a .tflite file with LiteRT's own operators only, because the server's LiteRT has no others."""
     tf = import_tensorflow()
     converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved_model), signature_keys=[source.signature])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -54,7 +56,7 @@ def to_onnx(source: Source, path: Path) -> None:
 
 
 def _number_nodes(node: Any) -> None:
-    """Make tf2onnx deterministic: it walks over sets of nodes, which Python orders by address."""
+    """Make tf2onnx deterministic: it iterates over sets of nodes, which Python would order by address."""
     if "__hash__" not in vars(node):
         create, count = node.__init__, itertools.count()
 
@@ -67,13 +69,13 @@ def _number_nodes(node: Any) -> None:
 
 
 def to_tensorflow(source: Source, path: Path) -> None:
-    """Write a SavedModel folder, without the fingerprint: that holds a random id."""
+    """Write a SavedModel folder, without the fingerprint, which has a random id in it."""
     shutil.copytree(source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb"))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine to try: its name for people, the name of its file, and how to write it."""
+    """An engine to try: its name in manifests and for people, its file's name, and the function that writes that."""
 
     engine: str
     title: str
@@ -81,7 +83,7 @@ class Candidate:
     convert: Callable[[Source, Path], None]
 
 
-# Fastest first; the first whose answers equal the model's serves it.
+# Fastest first. The first whose answers equal the model's own serves it.
 CANDIDATES = (
     Candidate("litert", "LiteRT", "model.tflite", to_litert),
     Candidate("onnx", "ONNX Runtime", "model.onnx", to_onnx),
@@ -90,7 +92,7 @@ CANDIDATES = (
 
 
 def reason(error: BaseException) -> str:
-    """The line of an engine's or converter's error that says why; at most 160 characters."""
+    """Return the line of an engine's or converter's error that says why, at most 160 characters of it."""
     text = str(error.__cause__ or error).strip() or type(error).__name__
     telling = re.search(r"'tf\.\w+' op .*|(?:Flex|Custom) ops:.*|.*(?:not supported|unsupported).*", text)
     line = (telling[0] if telling else text).strip().splitlines()[0]
@@ -102,7 +104,7 @@ def reason(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Probe:
-    """One question put to the model and to each engine, with the model's own answer."""
+    """A question for each engine, with the model's own answer."""
 
     name: str
     inputs: Tensors
@@ -110,10 +112,10 @@ class Probe:
 
 
 def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[str, Tensors]) -> list[Probe]:
-    """The card's examples and seeded random input in batches of 1, 3 and 2, each with the model's own answer.
+    """Ask the model the card's examples, and seeded random input in batches of 1, 3 and 2.
 
-    Random questions to which the model itself answers NaN or infinity prove nothing and are left out. Raises
-    CompileError when an example makes the model fail or answer NaN, or when no random question is left.
+    Random input to which the model itself answers NaN or infinity proves nothing and is left out. Raises CompileError
+    if the model fails on an example or answers NaN to it, or if no random batch of several rows is left.
     """
     probes = []
     for name, tensors in examples.items():
@@ -163,7 +165,7 @@ def _check_batch(answer: Tensors, batch: int) -> None:
 def _random(
     rng: np.random.Generator, spec: InputSpec, batch: int, free: int, examples: dict[str, Tensors]
 ) -> np.ndarray:
-    """Input of the kind the model will meet: pixels in the card's range, or like the examples'."""
+    """Return random input like what clients will send: pixels in the card's range, or numbers like the examples'."""
     samples = [tensors[spec.name] for tensors in examples.values()]
     like = samples[0].shape if samples else spec.shape
     shape = [batch]
@@ -192,11 +194,10 @@ def _finite(answer: Tensors) -> bool:
 
 
 def compare(engine: Engine, probes: list[Probe], outputs: tuple[TensorSpec, ...]) -> float:
-    """The largest difference between the engine's answers and the model's own.
+    """Return the largest difference between the engine's answers and the model's own.
 
-    Raises EngineError where the engine refuses a probe, or answers in another shape, with NaN, or further off
-    than 1e-4 of one plus the output's largest value (half-precision outputs: four steps of their precision;
-    integers: 0).
+    Raises EngineError if the engine refuses a probe, answers in another shape or with NaN, or differs by more than
+    TOLERANCE (outputs of half precision: four steps of that; integers: 0).
     """
     largest = 0.0
     for probe in probes:

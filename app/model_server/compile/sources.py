@@ -1,7 +1,7 @@
-"""Loads a model of any format Keras ever wrote and brings it into one form: a SavedModel with one signature.
+"""Loads a model of any format that Keras ever wrote and turns it into a SavedModel with one signature.
 
-Loading is untrusted work. It is meant to run in a container without a network, and even there code that came
-inside a file runs only where the card says so (allow_lambda, custom_objects).
+Model files are not to be trusted. Load them in a container without a network. Even there, code from inside a file runs
+only if the card allows it (allow_lambda, custom_objects).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import TensorSpec
-from ..card import Card
 from ..engines import Tensors, import_tensorflow
+from ..manifest import TensorSpec
 from . import CompileError
+from .card import Card
 
 SIGNATURE = "serving_default"
 
@@ -35,8 +35,8 @@ SIGNATURE = "serving_default"
 class Source:
     """A loaded model.
 
-    `call` is the model's own answer, by Keras or by the SavedModel's signature; `saved_model` is the folder
-    that every engine's file is made from. The specs' kind is "tensor".
+    `format` is "keras", "h5", "json+h5" or "saved_model". `call` is the model's own answer, by Keras or by the
+    SavedModel's signature. Every engine's file is made from the folder `saved_model`. The specs' kind is "tensor".
     """
 
     format: str
@@ -48,7 +48,7 @@ class Source:
 
 
 def load_source(card: Card, scratch: Path) -> Source:
-    """Load the card's model; what has to be written on the way goes below `scratch`. Raises CompileError."""
+    """Load the card's model, with temporary files below `scratch`. Raises CompileError."""
     if card.model.is_dir():
         return _load_saved_model(card.model)
     return _load_keras(card, scratch / "source")
@@ -59,7 +59,7 @@ def load_source(card: Card, scratch: Path) -> Source:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """What a Keras file says about itself before any of its code could run."""
+    """What a Keras file says about itself, read before any of its code could run."""
 
     format: str
     config: Any
@@ -67,7 +67,7 @@ class _Architecture:
 
     @property
     def is_keras_3(self) -> bool:
-        """Whether Keras 3 wrote the file; its to_json() names no version, but every class's module."""
+        """Return whether Keras 3 wrote the file. Its to_json() writes no version, but the module of every class."""
         return self.keras_version.startswith("3") or (not self.keras_version and "module" in self.config)
 
 
@@ -76,7 +76,7 @@ def _load_keras(card: Card, folder: Path) -> Source:
     _refuse_unsafe(card, architecture.config)
     import_tensorflow()
     custom = _custom_objects(card)
-    # Keras 3 reads many Keras 2 files, but only tf_keras *is* Keras 2: each file goes to its own Keras first.
+    # Keras 3 reads many files of Keras 2, but only tf_keras is Keras 2: each file is tried with its own Keras first.
     frameworks = ["keras", "tf_keras"] if architecture.is_keras_3 else ["tf_keras", "keras"]
     errors = []
     for name in frameworks:
@@ -118,15 +118,13 @@ def _read_architecture(path: Path) -> _Architecture:
             return _Architecture("json+h5", config, str(config.get("keras_version", "")))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise CompileError(f"{path}: damaged or not a Keras model ({_brief(error)}). Save it again.") from None
-    raise CompileError(
-        f"{path}: neither HDF5 nor a Keras archive, whatever its name says. Save it again with model.save."
-    )
+    raise CompileError(f"{path}: neither HDF5 nor a Keras archive, despite its name. Save it again with model.save.")
 
 
 def _load_with(framework: ModuleType, card: Card, architecture: _Architecture, custom: dict[str, Any]) -> Any:
     options: dict[str, Any] = {"custom_objects": custom, "compile": False, "safe_mode": not card.allow_lambda}
     if architecture.format != "json+h5":
-        # Keras goes by the suffix; the file's first bytes tell the truth.
+        # Keras trusts the suffix, which may be wrong; the format is known from the file's first bytes.
         suffix = ".keras" if architecture.format == "keras" else ".h5"
         if card.model.suffix == suffix:
             return framework.models.load_model(str(card.model), **options)
@@ -148,7 +146,7 @@ def _renamed(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def _custom_objects(card: Card) -> dict[str, Any]:
-    """What the card's custom_objects file defines, by name."""
+    """Return the classes and functions that the card's custom_objects file defines, by name."""
     if card.custom_objects is None:
         return {}
     name = f"custom_objects_of_{re.sub(r'[^0-9A-Za-z]', '_', card.name)}"
@@ -174,7 +172,7 @@ def _custom_objects(card: Card) -> dict[str, Any]:
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every serialised object of a configuration, outermost first."""
+    """Yield every serialised object of a configuration, outermost first."""
     if isinstance(config, dict):
         if "class_name" in config and "config" in config:
             yield config
@@ -232,7 +230,7 @@ def _load_error(card: Card, architecture: _Architecture, defined: set[str], erro
 
 
 def _brief(error: BaseException) -> str:
-    """An error in one line of at most 240 characters; of Keras's nested ones, the innermost."""
+    """Return an error as one line of at most 240 characters; of Keras's nested errors, the innermost."""
     text = re.split(r"(?:Exception encountered|Error message|Original error message):", str(error))[-1]
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "…"
@@ -242,11 +240,11 @@ def _string(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# ---------------------------------------------------------------- one form for all
+# ---------------------------------------------------------------- from Keras to a SavedModel
 
 
 def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -> Source:
-    """Write `model` as a SavedModel whose signature has an argument per input and a dict as its result."""
+    """Write `model` as a SavedModel. Its signature has one argument per input and returns a dict of the outputs."""
     tf = import_tensorflow()
     if not getattr(model, "inputs", None):
         model = _functional(framework, model)
@@ -286,7 +284,7 @@ def _export(framework: ModuleType, model: Any, file_format: str, folder: Path) -
 
 
 def _functional(framework: ModuleType, model: Any) -> Any:
-    """A model without declared inputs (a subclass) as a functional one, from the shape it was built with."""
+    """Turn a model without declared inputs (a subclass) into a functional one, by the shape it was built with."""
     shape = (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
     if not shape or not all(size is None or isinstance(size, int) for size in shape):
         raise CompileError(
@@ -311,7 +309,7 @@ def _output_names(model: Any) -> list[str]:
 
 
 def _specs(names: list[str], tensors: list[Any]) -> list[TensorSpec]:
-    """Specs under the model's own names, doubles numbered; engines get names that are identifiers."""
+    """Return the tensors' specs: the model's own names, duplicates numbered, and engine names that are identifiers."""
     specs: list[TensorSpec] = []
     for name, tensor in zip(names, tensors, strict=True):
         name = _unique(name, {spec.name for spec in specs})
@@ -332,7 +330,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
-    """The tensor's shape with a free batch, whatever the file says: the comparison asks for several sizes."""
+    """Return the tensor's shape with a free batch, whatever the file says: comparing needs batches of several sizes."""
     return (-1, *(-1 if size is None else int(size) for size in list(tensor.shape)[1:]))
 
 
@@ -343,7 +341,7 @@ def _dtype(dtype: Any) -> str:
 # ---------------------------------------------------------------- SavedModel folders
 
 
-# Operators that run Python or touch files: no answer needs them, and a SavedModel may run them at loading.
+# Operators that run Python or use files. No answer needs them, and loading a SavedModel may already run them.
 UNSAFE = re.compile(r"(Eager)?PyFunc\w*|(Read|Write)File|MatchingFiles|(Save|Load)Dataset\w*|Save(Slices)?|PrintV2")
 
 
@@ -367,7 +365,7 @@ def _refuse_unsafe_operators(folder: Path) -> None:
         ):
             if UNSAFE.fullmatch(node.op):
                 raise CompileError(
-                    f"{folder}: the operator {node.op} ({node.name}) runs code or touches files. Export the "
+                    f"{folder}: the operator {node.op} ({node.name}) runs code or uses files. Export the "
                     "model without it."
                 )
 

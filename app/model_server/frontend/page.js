@@ -1,4 +1,4 @@
-// The page asks the same addresses as any other client: GET models, POST predict/NAME. See docs/api.md.
+// The page uses the same addresses as any other client: GET models, POST predict/NAME. See docs/api.md.
 
 const BARS = 10;
 const FIELDS = 24;
@@ -226,7 +226,7 @@ async function ask(path, options) {
   }
   const text = await response.text();
   let body = null;
-  try { body = JSON.parse(text); } catch { /* a proxy's page and not ours */ }
+  try { body = JSON.parse(text); } catch { /* a proxy's page, not the server's */ }
   if (!response.ok) throw new Error(body?.error ?? `The server answered with status ${response.status}.`);
   if (!body) throw new Error("The answer was not JSON.");
   return body;
@@ -238,7 +238,7 @@ async function fetchFile(url) {
   return new File([await response.blob()], url.split("/").pop());
 }
 
-/** The row as JSON has it; pictures, where they are one input of several, as base64. */
+/** The row as JSON has it; a picture that is one input of several is base64. */
 async function row() {
   if (widgets.length === 1) return widgets[0].value();
   const row = {};
@@ -347,7 +347,7 @@ function bar(className, label, share, value) {
     element("span", { className: "value" }, value));
 }
 
-/** Plain numbers: one large, a few as bars where they lie within 0 and 1, many as they are. */
+/** Plain numbers: a single one large, a few as bars if they lie between 0 and 1, more as JSON. */
 function numbers(values) {
   const flat = [values].flat(Infinity);
   const plain = flat.every((value) => typeof value === "number");
@@ -396,7 +396,7 @@ async function copyCall() {
   const code = byId("curl");
   try {
     await navigator.clipboard.writeText(code.textContent);
-  } catch { // no clipboard without HTTPS: select it, and leave the key to the reader
+  } catch { // no clipboard without HTTPS: select the text, for the reader to copy
     getSelection().selectAllChildren(code);
     byId("copy").textContent = "Selected";
     return;

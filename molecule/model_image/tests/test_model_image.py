@@ -99,7 +99,7 @@ def test_an_app_that_changed_ships_no_libraries_and_a_killed_run_leaves_nothing(
     host: Host, tmp_path: Path, play: Callable
 ) -> None:
     app = Path(shutil.copytree(ROOT / "app", tmp_path / "app"))
-    with (app / "model_server/page.py").open("a") as page:
+    with (app / "model_server/routes/page.py").open("a") as page:
         page.write(f"# {app}\n")
     left = ("/var/cache/slipway-image.tar.gz", "/root/.ansible/slipway-ship/ansible-tmp-1/source")
     host.check_output(f"install -D /etc/passwd {left[0]} && install -D /etc/passwd {left[1]}")

@@ -1,4 +1,4 @@
-"""The page at /, and the small API behind it, which is also the friendliest one for people and scripts."""
+"""GET /models, POST /predict/NAME: Slipway's own API, which answers with labels and probabilities."""
 
 from __future__ import annotations
 
@@ -6,45 +6,33 @@ import mimetypes
 import time
 from typing import Any
 
-from flask import Blueprint, Response, current_app, request, send_file
+from flask import Blueprint, Response, request, send_file
 
-from .answers import decode
-from .bodies import is_upload, json_response, read_json, read_upload
-from .bundle import Example, InputSpec, Manifest, OutputSpec
-from .catalogue import Catalogue, Model
-from .inputs import InputError, nearest
-
-# The page loads nothing from elsewhere and runs no inline script; blob: is the preview of a chosen picture.
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+from ..answers import decode
+from ..bodies import is_upload, json_response, read_json, read_upload
+from ..catalogue import Catalogue, Model
+from ..inputs import InputError, nearest
+from ..manifest import Example, InputSpec, Manifest, OutputSpec, example_files
 
 
-class UnknownModel(LookupError):
-    """No model of that name."""
+class NotFound(LookupError):
+    """There is no such model or example."""
 
 
-def page(catalogue: Catalogue) -> Blueprint:
-    """The routes."""
-    blueprint = Blueprint("page", __name__)
+def predict(catalogue: Catalogue) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("predict", __name__)
 
     def model_named(name: str) -> Model:
         model = catalogue.get(name)
         if model is None:
             hint = nearest(name, catalogue.names())
-            raise UnknownModel(f"no model {name}{hint}; the models are {', '.join(catalogue.names())}")
+            raise NotFound(f"there is no model {name}{hint}; the models are {', '.join(catalogue.names())}")
         return model
 
-    @blueprint.errorhandler(UnknownModel)
-    def unknown_model(error: UnknownModel) -> Response:
+    @blueprint.errorhandler(NotFound)
+    def not_found(error: NotFound) -> Response:
         return json_response({"error": str(error)}, 404)
-
-    @blueprint.get("/")
-    def index() -> Response:
-        response = current_app.send_static_file("index.html")
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        return response
 
     @blueprint.get("/models")
     def models() -> Response:
@@ -53,8 +41,8 @@ def page(catalogue: Catalogue) -> Blueprint:
     @blueprint.get("/models/<name>/<path:path>")
     def example(name: str, path: str) -> Response:
         model = model_named(name)
-        if path not in {file for one in model.manifest.examples for file in _files(one)}:
-            raise UnknownModel(f"no example {path} of the model {name}; GET /models lists them")
+        if path not in {file for one in model.manifest.examples for file in example_files(one.input)}:
+            raise NotFound(f"the model {name} has no example {path}; GET /models lists its examples")
         kind = mimetypes.guess_type(path)[0] or ""
         return send_file(
             model.folder / path,
@@ -63,7 +51,7 @@ def page(catalogue: Catalogue) -> Blueprint:
         )
 
     @blueprint.post("/predict/<name>")
-    def predict(name: str) -> Response:
+    def answer(name: str) -> Response:
         model = model_named(name)
         start = time.perf_counter()
         if is_upload(request):
@@ -84,20 +72,22 @@ def _rows(body: dict[str, Any]) -> list[Any]:
     if body.keys() == {"rows"} and isinstance(body["rows"], list):
         return body["rows"]
     found = ", ".join(body) or "nothing"
-    raise InputError(f'send {{"row": …}} or {{"rows": […]}}, or a picture as the form field file; it has {found[:80]}')
+    raise InputError(
+        f'send {{"row": …}} or {{"rows": […]}}, or a picture in the form field file; the body has {found[:80]}'
+    )
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
-        "title": manifest.title or manifest.name,
+        "title": manifest.title,
         "description": manifest.description,
         "version": manifest.version,
         "engine": manifest.engine,
         "source_format": manifest.source_format,
         "inputs": [_input(spec) for spec in manifest.inputs],
         "outputs": [_output(spec) for spec in manifest.outputs],
-        "examples": [{"name": one.name, "row": _shown(manifest, one)} for one in manifest.examples],
+        "examples": [{"name": one.name, "row": _row(manifest, one)} for one in manifest.examples],
     }
 
 
@@ -111,16 +101,11 @@ def _output(spec: OutputSpec) -> dict[str, Any]:
     return described | ({} if spec.kind == "numbers" else {"labels": spec.labels})
 
 
-def _files(example: Example) -> list[str]:
-    values = example.input.values() if isinstance(example.input, dict) else [example.input]
-    return [value for value in values if isinstance(value, str)]
+def _row(manifest: Manifest, example: Example) -> Any:
+    """Return the example's row, with `{"url": …}` for each picture: where the page fetches it from."""
 
-
-def _shown(manifest: Manifest, example: Example) -> Any:
-    """The example's row; a picture in it is `{"url": …}`, from where the page fetches it."""
-
-    def show(value: Any) -> Any:
+    def linked(value: Any) -> Any:
         return {"url": f"models/{manifest.name}/{value}"} if isinstance(value, str) else value
 
     row = example.input
-    return {key: show(value) for key, value in row.items()} if isinstance(row, dict) else show(row)
+    return {key: linked(value) for key, value in row.items()} if isinstance(row, dict) else linked(row)

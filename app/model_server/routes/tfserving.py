@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API, version 1: predict, classify, regress, status and metadata.
 
-https://www.tensorflow.org/tfx/serving/api_rest, and its source code where the two differ.
+Source: https://www.tensorflow.org/tfx/serving/api_rest, and the code of TensorFlow Serving where the two differ. Its
+error messages are kept word for word, because clients may read them; a remedy of ours follows.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import numpy as np
 from flask import Blueprint, Response, request
 from werkzeug.routing import BaseConverter
 
-from .bodies import json_response, read_json
-from .bundle import Manifest, OutputSpec, TensorSpec
-from .catalogue import Catalogue, Model, finite
-from .inputs import InputError, Tensors, to_tensor
+from ..answers import all_finite
+from ..bodies import json_response, read_json
+from ..catalogue import Catalogue, Model
+from ..engines import Tensors
+from ..inputs import InputError, to_tensor
+from ..manifest import Manifest, OutputSpec, TensorSpec
 
 PATH = re.compile(
     r"v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
     r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?",
     re.IGNORECASE,
 )
-# What TensorFlow Serving's guide calls the version in production; here a model has one version.
+# The label that TensorFlow Serving's guide gives to the version in production. Here a model's only version has it.
 LABEL = "stable"
 DTYPES = {
     "float16": "DT_HALF",
@@ -36,17 +39,17 @@ DTYPES = {
 
 
 class AnyCasePath(BaseConverter):
-    """Everything below /v1/, which TensorFlow Serving matches without regard to case."""
+    """A path below /v1/. TensorFlow Serving ignores case in it."""
 
     regex = "[vV]1/.*"
 
 
 class NotFound(LookupError):
-    """No such model or version."""
+    """There is no such model or version."""
 
 
 def tfserving(catalogue: Catalogue) -> Blueprint:
-    """The routes; the application registers AnyCasePath as the converter `tfserving`."""
+    """Return the route. The application has to register AnyCasePath as the URL converter `tfserving`."""
     blueprint = Blueprint("tfserving", __name__)
 
     @blueprint.errorhandler(NotFound)
@@ -63,9 +66,9 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
             )
         if parts["label"] not in (None, LABEL):
             raise InputError(f"Unrecognized servable version label: {parts['label']}; here it is {LABEL}")
-        model = catalogue.get(parts["name"])
         version = parts["version"] and (parts["version"].lstrip("0") or "0")
-        if model is None or version not in (None, model.manifest.version):
+        model = catalogue.get(parts["name"], version)
+        if model is None:
             raise NotFound(_missing(parts["name"], version, parts["verb"] or parts["metadata"]))
         if parts["verb"] is None:
             return json_response(_metadata(model.manifest) if parts["metadata"] else _status(model))
@@ -85,7 +88,7 @@ def _predict(model: Model, body: dict[str, Any]) -> Response:
         raise InputError(f"Missing 'inputs' or 'instances' key; the body has {_names(body)}")
     if not rows:
         outputs = model.from_tensors(_columns(model.manifest, body["inputs"]))
-        return json_response({"outputs": _single(_written(outputs))}, tokens=not finite(outputs))
+        return json_response({"outputs": _single(_written(outputs))}, tokens=not all_finite(outputs))
     instances = body["instances"]
     if not isinstance(instances, list):
         raise InputError("Expecting 'instances' to be a list/array")
@@ -94,16 +97,18 @@ def _predict(model: Model, body: dict[str, Any]) -> Response:
     outputs = model.from_rows(instances)
     sizes = {array.shape[0] if array.ndim else 0 for array in outputs.values()}
     if len(sizes) > 1:
-        raise InputError("the outputs of this model are not one a row; ask in the column form, with 'inputs'")
+        raise InputError(
+            "the outputs of this model do not have one value per row; ask in the column form, with 'inputs'"
+        )
     written = _written(outputs)
     predictions = _single(written)
     if len(written) > 1:
         predictions = [{name: values[row] for name, values in written.items()} for row in range(sizes.pop())]
-    return json_response({"predictions": predictions}, tokens=not finite(outputs))
+    return json_response({"predictions": predictions}, tokens=not all_finite(outputs))
 
 
 def _columns(manifest: Manifest, value: Any) -> Tensors:
-    """The column form: whole tensors, by name or, for a single input, bare."""
+    """Return the tensors of the column form: whole tensors, by name or, for a single input, bare."""
     if not isinstance(value, dict) or value.keys() == {"b64"}:
         if len(manifest.inputs) > 1:
             names = ", ".join(spec.name for spec in manifest.inputs)
@@ -116,7 +121,7 @@ def _columns(manifest: Manifest, value: Any) -> Tensors:
 
 
 def _examples(model: Model, body: dict[str, Any], verb: str) -> Response:
-    """Classify and regress: rows by name in `examples`, what they share in `context`."""
+    """Answer :classify and :regress: rows by name in `examples`, what all rows share in `context`."""
     spec = model.manifest.outputs[0]
     scored = spec.kind in ("classes", "binary") if verb == "classify" else _one_number(spec)
     if not scored or len(model.manifest.outputs) > 1:
@@ -132,7 +137,7 @@ def _examples(model: Model, body: dict[str, Any], verb: str) -> Response:
     outputs = model.from_rows([{**context, **example} for example in examples])
     scores = outputs[spec.name].reshape(len(examples), -1)
     results = [_classes(spec, row) for row in scores] if verb == "classify" else scores[:, 0]
-    return json_response({"results": results}, tokens=not finite(outputs))
+    return json_response({"results": results}, tokens=not all_finite(outputs))
 
 
 def _classes(spec: OutputSpec, scores: np.ndarray) -> list[list[Any]]:
@@ -155,7 +160,7 @@ def _check_signature(manifest: Manifest, body: dict[str, Any]) -> None:
 
 
 def _written(outputs: Tensors) -> dict[str, Any]:
-    """Outputs as JSON has them: text as text, but as `{"b64": "…"}` where an output's name ends in _bytes."""
+    """Return the outputs with text as JSON has it: `{"b64": "…"}` if the output's name ends in _bytes, else text."""
     text = {name: _text(name, array) for name, array in outputs.items() if array.dtype.kind in "OSU"}
     return outputs | text
 
@@ -181,7 +186,7 @@ def _names(data: dict[str, Any]) -> str:
 
 
 def _missing(name: str, version: str | None, asked: str | None) -> str:
-    """TensorFlow Serving's words where a prediction or metadata was asked, and where the status was."""
+    """Return TensorFlow Serving's message: it has one for predictions and metadata, and one for the status."""
     if asked:
         servable = f"Specific({name}, {version})" if version else f"Latest({name})"
         return f"Servable not found for request: {servable}"
@@ -189,7 +194,7 @@ def _missing(name: str, version: str | None, asked: str | None) -> str:
 
 
 def _status(model: Model) -> dict[str, Any]:
-    reason = model.check(everything=False)
+    reason = model.check(all_examples=False)
     return {
         "model_version_status": [
             {

@@ -1,4 +1,4 @@
-"""The models that ship, as they are served: their figures on data that they were never trained on."""
+"""The models that ship answer their examples, and are right often enough on data that they were not trained on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 
 from model_server.answers import check_expected
-from model_server.bundle import read_bundle, read_manifest
-from model_server.engines import load_engine
+from model_server.engines import Tensors, load_engine
 from model_server.inputs import encode_example
+from model_server.manifest import read_manifest, read_manifests
 
 MODELS = Path(__file__).parents[2] / "models"
-
-Tensors = dict[str, np.ndarray]
 
 
 def training(name: str) -> ModuleType:
@@ -28,14 +26,14 @@ def training(name: str) -> ModuleType:
     return module
 
 
-def held_out(bundle: Path, name: str) -> tuple[Tensors, Tensors]:
-    """The compiled model's answers to its held-out data, and the right ones."""
+def held_out(compiled: Path, name: str) -> tuple[Tensors, Tensors]:
+    """Return the compiled model's answers to its held-out data, and the right ones."""
     questions, answers = training(name).held_out()
-    return load_engine(read_manifest(bundle / name), bundle / name).run(questions), answers
+    return load_engine(read_manifest(compiled / name), compiled / name).run(questions), answers
 
 
-def test_every_model_is_here_and_both_small_engines_are_at_work(bundle: Path) -> None:
-    manifests = read_bundle(bundle)
+def test_every_model_is_compiled_and_both_small_engines_are_used(compiled: Path) -> None:
+    manifests = read_manifests(compiled)
     assert {manifest.name: (manifest.source_format, manifest.engine) for manifest in manifests} == {
         "digits": ("h5", "litert"),
         "digits_even": ("keras", "onnx"),
@@ -44,23 +42,23 @@ def test_every_model_is_here_and_both_small_engines_are_at_work(bundle: Path) ->
     }
 
 
-def test_xor_knows_its_truth_table(bundle: Path) -> None:
-    given, answers = held_out(bundle, "xor")
+def test_xor_is_right_on_its_truth_table(compiled: Path) -> None:
+    given, answers = held_out(compiled, "xor")
     assert (np.abs(given["activation_2"] - answers["activation_2"]) < 0.1).all()
 
 
-def test_xor_is_saved_as_keras_2_0_4_did() -> None:
+def test_xor_is_saved_in_the_form_of_keras_2_0_4() -> None:
     architecture = json.loads((MODELS / "xor" / "model.json").read_text())
     assert architecture["keras_version"] == "2.0.4"
     assert [layer["class_name"] for layer in architecture["config"]] == ["Dense", "Activation"] * 2
 
 
-def test_digits_reads_98_of_100(bundle: Path) -> None:
-    given, answers = held_out(bundle, "digits")
+def test_digits_is_right_on_98_of_100(compiled: Path) -> None:
+    given, answers = held_out(compiled, "digits")
     assert (given["digit"].argmax(axis=1) == answers["digit"]).mean() >= 0.98
 
 
-def test_digits_reads_pictures_as_users_send_them() -> None:
+def test_digits_is_right_on_93_of_100_pictures_like_those_that_users_send() -> None:
     train = training("digits")
     _, pictures, _, digits = train.split()
     rng = np.random.default_rng(5)
@@ -71,20 +69,20 @@ def test_digits_reads_pictures_as_users_send_them() -> None:
     assert (model.predict(sent, verbose=0).argmax(axis=1) == digits).mean() >= 0.93
 
 
-def test_digits_even_tells_97_of_100(bundle: Path) -> None:
-    given, answers = held_out(bundle, "digits_even")
+def test_digits_even_is_right_on_97_of_100(compiled: Path) -> None:
+    given, answers = held_out(compiled, "digits_even")
     assert ((given["even"] > 0.5) == (answers["even"] > 0.5)).mean() >= 0.97
 
 
-def test_wine_tells_95_of_100_and_half_a_percent_of_alcohol(bundle: Path) -> None:
-    given, answers = held_out(bundle, "wine")
+def test_wine_is_right_on_95_of_100_and_to_half_a_percent_of_alcohol(compiled: Path) -> None:
+    given, answers = held_out(compiled, "wine")
     assert (given["cultivar"].argmax(axis=1) == answers["cultivar"]).mean() >= 0.95
     assert np.abs(given["alcohol"] - answers["alcohol"]).mean() <= 0.5
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_even", "wine", "xor"])
-def test_examples_are_answered_as_the_card_says(bundle: Path, name: str) -> None:
-    folder = bundle / name
+def test_examples_are_answered_as_the_card_says(compiled: Path, name: str) -> None:
+    folder = compiled / name
     manifest = read_manifest(folder)
     engine = load_engine(manifest, folder)
     assert len(manifest.examples) >= 2

@@ -1,15 +1,15 @@
-"""GET /healthz: the process answers. GET /readyz: every model answers its examples rightly."""
+"""GET /healthz: the process answers. GET /readyz: every model answers its examples correctly."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from .bodies import json_response
-from .catalogue import Catalogue
+from ..bodies import json_response
+from ..catalogue import Catalogue
 
 
 def health(catalogue: Catalogue) -> Blueprint:
-    """The two routes."""
+    """Return the two routes."""
     blueprint = Blueprint("health", __name__)
 
     @blueprint.get("/healthz")

@@ -1,0 +1,166 @@
+"""A compiled model and its manifest: what the compiler writes and the server reads.
+
+    compiled/<name>/manifest.json
+    compiled/<name>/model.tflite | model.onnx | saved_model/
+    compiled/<name>/examples/…
+
+Standard library only: the runtime image has no YAML parser and, for most models, no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class ManifestError(ValueError):
+    """The compiled models cannot be served; the message names the file or folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a model.
+
+    `shape` has -1 for each free size; the first size is the batch, always free. `dtype` is NumPy's name, or "string".
+    `engine_name` is what the engine calls the tensor; users only ever see `name`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    engine_name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class InputSpec(TensorSpec):
+    """An input. `kind` is "tensor", "image" (a pixel, 0 … 255, becomes pixel * scale + offset) or "columns".
+
+    `columns` names the numbers of a row, in their order. `color` is "grayscale" or "rgb", for an image only.
+    """
+
+    color: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
+    invert: bool = False
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OutputSpec(TensorSpec):
+    """An output. `kind` is "numbers", "binary" (one score, two labels) or "classes" (one score per label)."""
+
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its right answer.
+
+    `input` is a row: a file's path below the compiled model's folder, a list of numbers, or a dict (column → number,
+    or input name → nested list or path). `expect` maps an output's name to a label, a number or a nested list.
+    `tolerance` is the largest difference of a number that still counts as right.
+    """
+
+    name: str
+    input: Any
+    expect: dict[str, Any]
+    tolerance: float = 0.01
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One compiled model. `file` is relative to its folder; `engine` is "litert", "onnx" or "tensorflow".
+
+    `signature` is the signature's name in the engine's file; `source_format` is "keras", "h5", "json+h5" or
+    "saved_model".
+    """
+
+    name: str
+    version: str
+    title: str
+    description: str
+    engine: str
+    file: str
+    source_format: str
+    signature: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    examples: tuple[Example, ...]
+
+
+def example_files(row: Any) -> list[str]:
+    """Return the files that an example's input names: a text, alone or as an input's value, is a file's name."""
+    values = row.values() if isinstance(row, dict) else [row]
+    return [value for value in values if isinstance(value, str)]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder`/manifest.json. Raises ManifestError if it is missing, unreadable or of another version."""
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for key, cls in (("inputs", InputSpec), ("outputs", OutputSpec), ("examples", Example)):
+            data[key] = tuple(_record(cls, item) for item in data[key])
+        return Manifest(**data)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}. Compile the model again.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: not a manifest of this version ({error}). Compile the model again.") from None
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `folder`/manifest.json; equal manifests give equal bytes."""
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifests(folder: Path) -> list[Manifest]:
+    """Read the manifest of every compiled model in `folder`, ordered by name. Raises ManifestError if there is none."""
+    manifests = [read_manifest(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+    if not manifests:
+        raise ManifestError(f"{folder}: no compiled model here. Run python -m model_server.compile models/ {folder}")
+    return manifests
+
+
+def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
+    """Return the model that answers rows of unnamed numbers, such as {"X": "1 0|1 1"}; None if no model takes them.
+
+    That is `wanted`, or the only model whose single input is plain numbers of shape [batch, n]. Raises ManifestError
+    if `wanted` does not take such rows, and if several models do and none is wanted.
+    """
+
+    def takes_rows(manifest: Manifest, kinds: tuple[str, ...]) -> bool:
+        inputs = manifest.inputs
+        return (
+            len(inputs) == 1 and inputs[0].kind in kinds and len(inputs[0].shape) == 2 and inputs[0].dtype != "string"
+        )
+
+    if wanted:
+        able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor", "columns"))]
+        for manifest in able:
+            if manifest.name == wanted:
+                return manifest
+        names = ", ".join(manifest.name for manifest in able) or "none"
+        raise ManifestError(
+            f"The rows model {wanted} is not here, or does not take one row of numbers. Models that do: {names}. "
+            "Name one of them as model_server_rows_model."
+        )
+    able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor",))]
+    if len(able) > 1:
+        raise ManifestError(
+            f"Several models take rows of unnamed numbers: {', '.join(manifest.name for manifest in able)}. "
+            "Name the one that answers them as model_server_rows_model."
+        )
+    return able[0] if able else None
+
+
+def _record(cls: Callable[..., Any], data: dict[str, Any]) -> Any:
+    tuples = {"shape", "columns", "labels"}
+    return cls(**{key: tuple(value) if key in tuples else value for key, value in data.items()})
