@@ -16,6 +16,7 @@ FOLDER = plugin("modules/model_image_folder.py")
 SOURCES = plugin("modules/model_image_sources.py")
 SUMS = plugin("modules/bundle_sums.py")
 MODELS = plugin("filter/models.py")
+SYSTEMS = plugin("filter/systems.py")
 
 
 def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
@@ -26,6 +27,11 @@ def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
         "empty/ is empty: add a model or remove the folder",
     ]
     assert MODELS.passed_over(["cats/cats.keras", "cats/model.yml"], ["cats"]) == []
+
+
+@pytest.mark.parametrize(("bounding", "may"), [("000001ffffffffff", True), ("00000000a80425fb", False)])
+def test_a_container_without_the_capability_sets_no_clock(bounding: str, may: bool) -> None:
+    assert SYSTEMS.may_set_clock(f"Name:\tsystemd\nCapEff:\t000001ffffffffff\nCapBnd:\t{bounding}\n") is may
 
 
 def test_a_macos_engine_is_given_a_folder_that_its_machine_shares() -> None:

@@ -50,7 +50,7 @@ def test_started_firewall_restarts_the_engine_and_no_container(host, listener, p
     host.check_output("systemctl reset-failed docker && systemctl stop firewalld")
     engine = host.check_output("pidof dockerd")
     container = inspect(host, f"inspect {listener}", ".State.Pid")
-    changes = ["base : Start firewalld", "base : Restart Docker, whose rules a starting firewalld wipes"]
+    changes = ["base : Start firewalld", "base : Restart Docker to restore its firewall rules"]
     assert play("base").changed == changes
     assert host.check_output("pidof dockerd") != engine
     assert inspect(host, f"inspect {listener}", ".State.Pid") == container
