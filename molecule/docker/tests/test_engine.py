@@ -35,7 +35,7 @@ def test_engine_past_its_start_limit_is_started_once_its_file_is_mended(host, li
     assert host.run("systemctl start docker").rc != 0
     outcome = play("docker")
     assert outcome.failure == ""
-    assert "docker : Reset the start limit of an engine that failed" in outcome.changed
+    assert "docker : Reset the start limit of a failed engine" in outcome.changed
     assert inspect(host, f"inspect {listener}", ".State.Pid") == before
 
 
@@ -96,9 +96,9 @@ def test_what_was_altered_by_hand_is_reported_and_mended(host, play, listener, r
     host.check_output("systemctl reset-failed docker")
     before = inspect(host, f"inspect {listener}", ".State.Pid")
     changes = [
-        "docker : Compare the rules that are loaded",
+        "docker : Check that the rules are loaded",
         "docker : Write the engine's configuration",
-        "docker : Close the private bridges",
+        "docker : Load the rules of the private bridges again",
         "docker : Reload Docker",
         "docker : Restart Docker",
     ]
