@@ -259,9 +259,9 @@ def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) 
     host.check_output("sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf")
     host.check_output("echo '# mine' >> /etc/systemd/system/nginx.service.d/slipway.conf")
     altered = [
-        "nginx : Have systemd bring nginx back, and note when it loaded its files",
-        "nginx : Write the configuration, if nginx itself accepts it",
-        "nginx : Write which model servers nginx sends requests to, if nginx accepts it",
+        "nginx : Let systemd restart nginx, and record when it loads its files",
+        "nginx : Write the configuration if nginx accepts it",
+        "nginx : Write the upstream files if nginx accepts them",
     ]
     assert [name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name] == altered
     assert set(altered) < set(play("nginx", "nginx/upstream").changed)
@@ -278,11 +278,8 @@ def test_play_killed_before_the_reload_is_finished_by_the_next(host: Host, play:
 def test_renewed_certificate_is_served(host: Host, play: Play) -> None:
     serial = "openssl s_client -connect localhost:443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
     before = host.check_output(serial)
-    changed = play("certificate", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
-    assert changed == [
-        "certificate : Sign the certificate with the CA",
-        "certificate : Have nginx load the new certificate",
-    ]
+    changed = play("certificate", "nginx", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
+    assert changed == ["certificate : Sign the certificate with the CA", "nginx : Reload nginx"]
     time.sleep(1)
     assert host.check_output(serial) != before
 
