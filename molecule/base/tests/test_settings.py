@@ -1,4 +1,4 @@
-"""What the role refuses, and what it reports of a host that was altered by hand."""
+"""What the role rejects, and what it reports about a host that was changed by hand."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_bad_settings_are_refused_before_anything_is_touched(
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the operator's with a chain, its root, its key in Ansible Vault, and somebody else's key."""
+    """An operator's folder with a chain, its root, its key in Ansible Vault, and another key."""
     folder = tmp_path_factory.mktemp("pki")
     root = issue("Root")
     intermediate = issue("Intermediate", by=root)

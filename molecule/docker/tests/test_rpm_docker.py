@@ -1,4 +1,4 @@
-"""What the stand-in for CentOS 7 has in the end: an engine from its mirror of Docker's repository."""
+"""The stand-in for CentOS 7 has an engine from its mirror of Docker's repository."""
 
 from __future__ import annotations
 
