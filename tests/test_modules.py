@@ -20,6 +20,9 @@ GATE = plugin("modules/readiness_gate.py")
 LEASE = plugin("modules/deploy_lease.py")
 NETWORKS = plugin("filter/networks.py")
 STATE = plugin("modules/server_state.py")
+SYSTEMS = plugin("filter/systems.py")
+NAMES = plugin("filter/certificate_names.py")
+NGINX = plugin("filter/nginx.py")
 
 
 def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
@@ -30,6 +33,33 @@ def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
         "empty/ is empty: add a model or remove the folder",
     ]
     assert MODELS.passed_over(["cats/cats.keras", "cats/model.yml"], ["cats"]) == []
+
+
+@pytest.mark.parametrize(("bounding", "may"), [("000001ffffffffff", True), ("00000000a80425fb", False)])
+def test_a_container_without_the_capability_sets_no_clock(bounding: str, may: bool) -> None:
+    assert SYSTEMS.may_set_clock(f"Name:\tsystemd\nCapEff:\t000001ffffffffff\nCapBnd:\t{bounding}\n") is may
+
+
+def test_names_of_a_certificate_are_hosts_and_addresses() -> None:
+    good = ["models.example.org", "*.example.org", "localhost", "10.1.2.3", "2001:db8::1"]
+    assert NAMES.invalid_certificate_names(good) == []
+    bad = ["https://models.example", "models.example:443", "a b", "", "1:2"]
+    assert NAMES.invalid_certificate_names([*good, *bad]) == bad
+    assert NAMES.subject_alt_names(["b.example", "2001:db8::1", "a.example", "10.1.2.3"]) == [
+        *("IP:2001:db8::1", "IP:10.1.2.3", "DNS:b.example", "DNS:a.example")
+    ]
+
+
+def test_holders_of_nginx_ports_are_named() -> None:
+    lines = [
+        "State  Recv-Q Send-Q Local Address:Port Peer Address:PortProcess",
+        'LISTEN 0      511          0.0.0.0:443       0.0.0.0:*    users:(("nginx",pid=11,fd=6),("nginx",pid=10,fd=6))',
+        'LISTEN 0      5            0.0.0.0:80        0.0.0.0:*    users:(("python3",pid=123,fd=3))',
+        "LISTEN 0      511             [::]:80           [::]:*",
+    ]
+    assert NGINX.foreign_listeners(lines, "nginx") == [
+        *("0.0.0.0:80 is held by python3, pid 123", "[::]:80 is held by an unknown process")
+    ]
 
 
 def test_a_macos_engine_is_given_a_folder_that_its_machine_shares() -> None:

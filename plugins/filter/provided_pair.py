@@ -22,17 +22,17 @@ PEM_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE
 
 
 class PairError(Exception):
-    """One reason to refuse the pair, with the file's name and the remedy."""
+    """One reason to reject the pair, with the file's name and the remedy."""
 
 
 def provided_pair_problems(
     given: Mapping[str, str | None], names: Sequence[str], sources: Mapping[str, str]
 ) -> list[str]:
-    """Returns every reason to refuse a provided certificate, none for a good one.
+    """Return every reason to reject a provided certificate; none for a good one.
 
     given: PEM texts "chain" (certificate first, then intermediates in order), "key" and "ca";
-        None or "" where a file could not be read.
-    sources: for the same three, what the operator wrote: a path, or the PEM text itself; "" for the CA = a public one.
+        None or "" if a file cannot be read.
+    sources: for the same three, what the operator set: a path or the PEM text itself; "" for the CA = a public one.
     names: host names and IP addresses the certificate has to cover.
     """
     labels = {
@@ -44,7 +44,7 @@ def provided_pair_problems(
             if not sources[part]:
                 raise PairError(f"{labels[part]} is empty. Remedy: name the PEM file, or give its text.")
             if not given[part]:
-                raise PairError(f"{labels[part]} is no readable file. Remedy: correct the path; it is on this machine.")
+                raise PairError(f"{labels[part]} cannot be read. Remedy: correct the path of the file on this machine.")
         chain = _certificates(given["chain"] or "", labels["chain"])
         authorities = _certificates(given["ca"] or "", labels["ca"]) if sources["ca"] else []
         key = _private_key((given["key"] or "").encode(), labels["key"])
@@ -70,10 +70,10 @@ def _certificates(text: str, label: str) -> list[x509.Certificate]:
     try:
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in PEM_CERTIFICATE.findall(text)]
     except ValueError as error:
-        raise PairError(f"{label} holds a broken certificate: {error}. Remedy: get the file again.") from error
+        raise PairError(f"{label} has a broken certificate: {error}. Remedy: obtain the file again.") from error
     if not certificates:
         raise PairError(
-            f"{label} holds no PEM certificate. Remedy: name the certificate's file, or convert it to PEM, as by:"
+            f"{label} has no PEM certificate. Remedy: name the certificate's file, or convert it to PEM:"
             " openssl x509 -inform der -in FILE -out FILE.pem"
         )
     return certificates
@@ -84,12 +84,12 @@ def _private_key(pem: bytes, label: str) -> PrivateKeyTypes:
         return load_pem_private_key(pem, password=None)
     except TypeError as error:
         raise PairError(
-            f"{label} is protected with a passphrase. Remedy: take it off, as by: openssl pkey -in FILE -out PLAIN,"
+            f"{label} is protected with a passphrase. Remedy: remove it (openssl pkey -in FILE -out PLAIN),"
             " and keep PLAIN in Ansible Vault."
         ) from error
     except Exception as error:
         raise PairError(
-            f"{label} holds no private key in PEM. Remedy: name the key's file, not the certificate's."
+            f"{label} has no private key in PEM. Remedy: name the key's file, not the certificate's."
         ) from error
 
 
@@ -183,7 +183,7 @@ def _name(certificate: x509.Certificate) -> str:
 
 
 class FilterModule:
-    """Ansible's entry point."""
+    """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., list[str]]]:
         return {"provided_pair_problems": provided_pair_problems}

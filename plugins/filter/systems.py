@@ -1,4 +1,4 @@
-"""Filters that name a server's system by its facts, and the known system nearest to it."""
+"""Filters on a server's system: its name by its facts, the nearest known one, and what it may do."""
 
 from __future__ import annotations
 
@@ -35,8 +35,14 @@ def nearest_system(facts: dict[str, Any], known: list[str]) -> str:
     return ""
 
 
+def may_set_clock(status: str) -> bool:
+    """Tell from /proc/1/status whether the system has CAP_SYS_TIME (25); a container usually lacks it."""
+    bounding = re.search(r"^CapBnd:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return bool(bounding and int(bounding[1], 16) >> 25 & 1)
+
+
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self) -> dict[str, Callable[..., str]]:
-        return {"system_of": system_of, "nearest_system": nearest_system}
+    def filters(self) -> dict[str, Callable[..., str | bool]]:
+        return {"system_of": system_of, "nearest_system": nearest_system, "may_set_clock": may_set_clock}

@@ -1,4 +1,4 @@
-"""The host that Ansible entered by ssh on port 2222, each task by a new connection."""
+"""The host that Ansible reached by ssh on port 2222, with a new connection for each task."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ testinfra_hosts = ["ansible://slipway-base"]
 
 @pytest.fixture(params=["", "--permanent "], ids=["now", "after a reload"])
 def zone(host, request) -> dict[str, list[str]]:
-    """What the firewall's default zone lets in."""
+    """What the firewall's default zone accepts."""
     lines = host.check_output(f"firewall-cmd {request.param}--list-all").splitlines()
     return {name.strip(): values.split() for name, _, values in (line.partition(":") for line in lines)}
 
 
-def test_port_that_ansible_came_in_by_is_open(zone):
+def test_port_of_ansibles_connection_is_open(zone):
     assert "2222/tcp" in zone["ports"]
 
 

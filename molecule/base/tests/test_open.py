@@ -1,4 +1,4 @@
-"""The host with the firewall and updates left alone, and with addresses of the company's own."""
+"""The host without firewall and updates, on a company's network: mirror, proxy, time server, authority."""
 
 from __future__ import annotations
 

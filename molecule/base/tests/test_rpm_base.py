@@ -1,4 +1,4 @@
-"""What the stand-in for CentOS 7 has in the end: packages and keys from its mirror alone."""
+"""The stand-in for CentOS 7 has packages and keys only from its mirror."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_security_updates_are_installed_daily(host):
     assert host.service("yum-cron").is_enabled
 
 
-def test_end_of_life_is_said_and_stops_who_did_not_accept_it(play):
+def test_end_of_life_stops_the_play_unless_it_is_accepted(play):
     outcome = play("base", base_accept_end_of_life=False)
     assert outcome.changed == []
     assert "no security updates since 2024-06-30" in outcome.failure

@@ -1,4 +1,4 @@
-"""What the role refuses, and what it reports of a host that was altered by hand."""
+"""What the role rejects, and what it reports about a host that was changed by hand."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def test_what_was_altered_by_hand_is_reported_and_mended(host, play):
     host.check_output("firewall-cmd --quiet --permanent --remove-service https && firewall-cmd --reload")
     if host.system_info.distribution == "debian":
         host.check_output("rm /etc/apt/apt.conf.d/20auto-upgrades")
-        updates = "base : Turn on unattended upgrades"
+        updates = "base : Enable unattended upgrades"
     else:
         files = "/etc/yum/yum-cron.conf /etc/dnf/automatic.conf"
         host.check_output(f"grep -ls ^apply_updates {files} | xargs sed -i 's/^apply_updates.*/apply_updates = no/'")
-        updates = "base : Turn on automatic security updates"
+        updates = "base : Configure yum or dnf to install security updates"
     changes = ["base : Open the services", updates]
     assert play("base", check=True).changed == changes
     assert play("base").changed == changes

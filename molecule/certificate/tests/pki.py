@@ -1,4 +1,4 @@
-"""Makes authorities and certificates for the tests, as good or as bad as a test wants them."""
+"""Creates authorities and certificates for the tests, valid or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pair:
 
 
 def issue(name: str, by: Pair | None = None, names: tuple[str, ...] = (), days: tuple[int, int] = (-1, 90)) -> Pair:
-    """Makes an authority (no names) or a server's certificate; without `by` it signs itself. `days` are from now."""
+    """Create an authority (no names) or a server's certificate, self-signed without `by`. `days` count from now."""
     now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 - Python 3.10 has no datetime.UTC
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -54,9 +54,9 @@ def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) 
     assert play("certificate", check=True).changed == [SIGN]
     host.check_output(f"echo nonsense > {FOLDER}/fullchain.pem && chmod 644 {FOLDER}/ca.key")
     before = fingerprints(host)
-    assert play("certificate", check=True).changed[0] == "certificate : Make the key of the CA"
+    assert play("certificate", check=True).changed[0] == "certificate : Create the key of the CA"
     assert fingerprints(host) == before
-    assert play("certificate").changed == ["certificate : Make the key of the CA", SIGN]
+    assert play("certificate").changed == ["certificate : Create the key of the CA", SIGN]
     assert play("certificate", check=True).changed == []
     test_certificate_verifies_against_the_ca_for_each_name(host)
 
@@ -108,7 +108,7 @@ def test_bad_settings_are_refused_before_anything_is_touched(
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the operator's with a chain, its root, its key in Ansible Vault, and somebody else's key."""
+    """An operator's folder with a chain, its root, its key in Ansible Vault, and another key."""
     folder = tmp_path_factory.mktemp("pki")
     root = issue("Root")
     intermediate = issue("Intermediate", by=root)

@@ -1,4 +1,4 @@
-"""The check of a provided pair, which runs on the operator's machine alone."""
+"""The check of a provided pair, which runs on the operator's machine."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ NAMESAKE = issue("Intermediate", by=ROOT)
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ({"chain": None}, "certificate_provided_chain (/certs/chain.pem) is no readable file"),
-        ({"chain": SERVER.key}, "certificate_provided_chain (/certs/chain.pem) holds no PEM certificate"),
-        ({"chain": CHAIN.replace("MI", "XX", 1)}, "holds a broken certificate"),
-        ({"key": SERVER.pem}, "certificate_provided_key (/certs/key.pem) holds no private key"),
+        ({"chain": None}, "certificate_provided_chain (/certs/chain.pem) cannot be read"),
+        ({"chain": SERVER.key}, "certificate_provided_chain (/certs/chain.pem) has no PEM certificate"),
+        ({"chain": CHAIN.replace("MI", "XX", 1)}, "has a broken certificate"),
+        ({"key": SERVER.pem}, "certificate_provided_key (/certs/key.pem) has no private key"),
         ({"key": ENCRYPTED}, "is protected with a passphrase"),
         (
             {"key": INTERMEDIATE.key},

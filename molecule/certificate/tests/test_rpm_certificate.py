@@ -1,4 +1,4 @@
-"""The stand-in's certificate, by modules and a cryptography that run under Python 2.7, as on CentOS 7."""
+"""The stand-in's certificate, made by modules under Python 2.7 and its cryptography, as on CentOS 7."""
 
 from __future__ import annotations
 

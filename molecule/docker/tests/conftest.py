@@ -1,4 +1,4 @@
-"""A listener in a container at the address a model server has, and who can reach it."""
+"""A listener in a container at a model server's address, and who can reach it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ADDRESS = "172.16.239.10"
 
 @pytest.fixture(scope="module")
 def listener(host) -> str:
-    """Starts the container, from an image made of one static file, and gives its name."""
+    """Start the container, from an image of one static file, and return its name."""
     for command in (
         "docker rm --force listener",
         "tar --directory / --create --file - usr/bin/busybox | docker import - busybox",
@@ -26,7 +26,7 @@ def listener(host) -> str:
 
 @pytest.fixture
 def reaches(host, listener) -> Callable[[str], bool]:
-    """Asks the listener from the host itself (reaches("host")) or from the machine beside it (reaches("neighbour"))."""
+    """Whether the host (reaches("host")) or the machine beside it (reaches("neighbour")) reaches the listener."""
 
     def ask(asker: str) -> bool:
         enter = "ip netns exec neighbour " if asker == "neighbour" else ""
@@ -37,7 +37,7 @@ def reaches(host, listener) -> Callable[[str], bool]:
 
 @pytest.fixture
 def restart_engine(host) -> Callable[[], None]:
-    """Restarts the engine as often as a test likes: systemd would stop at the fourth start in a minute."""
+    """Restart the engine any number of times: systemd would refuse the fourth start in a minute."""
 
     def restart() -> None:
         host.check_output("systemctl reset-failed docker && systemctl restart docker")

@@ -1,4 +1,4 @@
-"""The engine's settings, what the role reports of a host altered by hand, and what it refuses."""
+"""The engine's settings, what the role reports about a host that was changed by hand, and what it rejects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_engine_past_its_start_limit_is_started_once_its_file_is_mended(host, li
     assert host.run("systemctl start docker").rc != 0
     outcome = play("docker")
     assert outcome.failure == ""
-    assert "docker : Reset the start limit of an engine that failed" in outcome.changed
+    assert "docker : Reset the start limit of a failed engine" in outcome.changed
     assert inspect(host, f"inspect {listener}", ".State.Pid") == before
 
 
@@ -50,7 +50,7 @@ def test_started_firewall_restarts_the_engine_and_no_container(host, listener, p
     host.check_output("systemctl reset-failed docker && systemctl stop firewalld")
     engine = host.check_output("pidof dockerd")
     container = inspect(host, f"inspect {listener}", ".State.Pid")
-    changes = ["base : Start firewalld", "base : Restart Docker, whose rules a starting firewalld wipes"]
+    changes = ["base : Start firewalld", "base : Restart Docker to restore its firewall rules"]
     assert play("base").changed == changes
     assert host.check_output("pidof dockerd") != engine
     assert inspect(host, f"inspect {listener}", ".State.Pid") == container
@@ -63,11 +63,11 @@ def test_a_container_comes_back_that_the_engine_failed_to_start_again(host, list
     try:
         pid = inspect(host, "inspect failing", ".State.Pid")
         host.check_output(f"rmdir /srv/needed && kill -KILL {pid} && docker kill stopped && sleep 2")
-        assert inspect(host, "inspect failing", ".State.Status") == "exited", "the engine was to fail"
+        assert inspect(host, "inspect failing", ".State.Status") == "exited", "the engine should fail to restart it"
         host.check_output("mkdir /srv/needed")
         running = "test $(docker inspect --format '{{.State.Status}}' failing) = running"
         host.check_output(f"timeout 60 sh -c 'until {running}; do sleep 1; done'")
-        assert inspect(host, "inspect stopped", ".State.Status") == "exited", "somebody stopped that one"
+        assert inspect(host, "inspect stopped", ".State.Status") == "exited", "it was stopped on purpose"
     finally:
         host.check_output("docker rm --force failing stopped")
 
@@ -96,9 +96,9 @@ def test_what_was_altered_by_hand_is_reported_and_mended(host, play, listener, r
     host.check_output("systemctl reset-failed docker")
     before = inspect(host, f"inspect {listener}", ".State.Pid")
     changes = [
-        "docker : Compare the rules that are loaded",
+        "docker : Check that the rules are loaded",
         "docker : Write the engine's configuration",
-        "docker : Close the private bridges",
+        "docker : Load the rules of the private bridges again",
         "docker : Reload Docker",
         "docker : Restart Docker",
     ]
@@ -111,7 +111,7 @@ def test_what_was_altered_by_hand_is_reported_and_mended(host, play, listener, r
 
 @pytest.fixture
 def stub(host):
-    """Puts a program that prints given lines before the system's own: stub("xfs_info", "ftype=0")."""
+    """Shadow a program with one that prints the given lines: stub("xfs_info", "ftype=0")."""
     paths = []
 
     def write(name: str, lines: str) -> None:
@@ -123,7 +123,7 @@ def stub(host):
 
 
 def refuse(outcome, *words: str) -> None:
-    """The play stopped with these words in its message, and nothing was changed before."""
+    """Assert that the play failed with these words and changed nothing."""
     assert outcome.changed == []
     assert all(word in outcome.failure for word in words), outcome.failure
 

@@ -1,6 +1,6 @@
-"""What the neighbour, a machine that routes through this host, reaches of a container on a private bridge: nothing.
+"""A neighbour that routes through this host cannot reach a container on a private bridge.
 
-Each closed door is also shown open, with the protection taken away, so that it is the protection which closes it.
+Each test is repeated without the protection, to show that nothing else keeps the neighbour out.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import pytest
 
 RESTART_ENGINE = "systemctl reset-failed docker && systemctl restart docker"
-# One after the other, nothing mended in between: the last leaves firewalld running and the engine started after it,
-# as at boot.
+# In this order, with no repairs in between. The last one leaves the engine started after firewalld, as at boot.
 EVENTS = {
     "converged": "true",
     "firewalld reloaded": "firewall-cmd --reload",
@@ -25,7 +24,7 @@ EVENTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def policy_of_later_engines(host, listener):
-    """Has firewalld forward into Docker's zone, as engines from 27 on tell it to: it no longer closes the bridge."""
+    """Let firewalld forward into Docker's zone, as engines from 27 on do, so that it does not close the bridge."""
     policy = "firewall-cmd --quiet --permanent"
     host.check_output(
         f"{policy} --new-policy docker-forwarding && {policy} --policy docker-forwarding --add-ingress-zone ANY && "

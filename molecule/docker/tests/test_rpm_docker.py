@@ -1,4 +1,4 @@
-"""What the stand-in for CentOS 7 has in the end: an engine from its mirror of Docker's repository."""
+"""The stand-in for CentOS 7 has an engine from its mirror of Docker's repository."""
 
 from __future__ import annotations
 
@@ -36,5 +36,7 @@ def test_engine_in_the_way_is_refused(host, play):
     outcome = play("docker")
     assert outcome.changed == []
     assert "podman" in outcome.failure and "docker_remove_conflicting" in outcome.failure
-    assert play("docker", docker_remove_conflicting=True).changed == ["docker : Remove what excludes the engine"]
+    assert play("docker", docker_remove_conflicting=True).changed == [
+        "docker : Remove packages that conflict with the engine"
+    ]
     assert not host.package("podman").is_installed

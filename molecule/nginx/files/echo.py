@@ -1,4 +1,4 @@
-"""Answers with what it was asked. /status/N answers N, /slow after three seconds."""
+"""Answers with the request. /status/N answers with status N, /slow after three seconds."""
 
 import hashlib
 import json

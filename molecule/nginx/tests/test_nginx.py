@@ -1,4 +1,4 @@
-"""Every request verifies TLS against the CA's file and the host name, by the curl that the host has."""
+"""Every request verifies TLS against the CA file and the host name, with the host's own curl."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Play = Callable[..., Any]
 
 @pytest.fixture
 def ask(host: Host) -> Ask:
-    """Asks by curl on the host: ask("/predict", "--data x"). A path is asked of ORIGIN."""
+    """Send a request with curl on the host: ask("/predict", "--data x"). A path is relative to ORIGIN."""
 
     def run(url: str, options: str = "") -> Answer:
         url = ORIGIN + url if url.startswith("/") else url
@@ -48,13 +48,13 @@ def ask(host: Host) -> Ask:
 
 @pytest.fixture
 def upstream(host: Host) -> Iterator[None]:
-    """Starts both stand-ins again after a test that stopped one."""
+    """Start both model servers again after a test that stopped one."""
     yield
     host.check_output("systemctl start echo@5001 echo@5002 && sleep 0.5")
 
 
 def workers(host: Host) -> set[int]:
-    """The ids of nginx's workers: a reload starts new ones."""
+    """The pids of nginx's workers, which a reload replaces."""
     user = "www-data" if host.system_info.distribution == "debian" else "nginx"
     return {process.pid for process in host.process.filter(comm="nginx", user=user)}
 
@@ -200,7 +200,7 @@ def test_a_model_server_leaves_rotation_by_a_file_and_without_a_reload(host: Hos
     host.check_output("touch /etc/nginx/out/127.0.0.1:5001")
     try:
         assert answering() == {5002}
-        assert play("nginx").changed == [], "it is no file to be loaded"
+        assert play("nginx").changed == [], "this is not a file that nginx loads"
     finally:
         host.check_output("rm /etc/nginx/out/127.0.0.1:5001")
     assert answering() == {5001, 5002}
@@ -259,9 +259,9 @@ def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) 
     host.check_output("sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf")
     host.check_output("echo '# mine' >> /etc/systemd/system/nginx.service.d/slipway.conf")
     altered = [
-        "nginx : Have systemd bring nginx back, and note when it loaded its files",
-        "nginx : Write the configuration, if nginx itself accepts it",
-        "nginx : Write which model servers nginx sends requests to, if nginx accepts it",
+        "nginx : Let systemd restart nginx, and record when it loads its files",
+        "nginx : Write the configuration if nginx accepts it",
+        "nginx : Write the upstream files if nginx accepts them",
     ]
     assert [name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name] == altered
     assert set(altered) < set(play("nginx", "nginx/upstream").changed)
@@ -278,11 +278,8 @@ def test_play_killed_before_the_reload_is_finished_by_the_next(host: Host, play:
 def test_renewed_certificate_is_served(host: Host, play: Play) -> None:
     serial = "openssl s_client -connect localhost:443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
     before = host.check_output(serial)
-    changed = play("certificate", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
-    assert changed == [
-        "certificate : Sign the certificate with the CA",
-        "certificate : Have nginx load the new certificate",
-    ]
+    changed = play("certificate", "nginx", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
+    assert changed == ["certificate : Sign the certificate with the CA", "nginx : Reload nginx"]
     time.sleep(1)
     assert host.check_output(serial) != before
 
@@ -308,7 +305,7 @@ def test_killed_nginx_comes_back_by_itself(host: Host, ask: Ask) -> None:
 
 @pytest.mark.only_on("debian")
 def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, ask: Ask, play: Play) -> None:
-    """The last one: it exchanges the host's nginx."""
+    """The last test, because it replaces the host's nginx."""
     host.check_output("/opt/make-mirror && apt-get -qq purge -y nginx")
     mirror = {"nginx_source": "upstream", "nginx_repository_url": "file:///srv/packages"}
     refused = play("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/stranger.asc")

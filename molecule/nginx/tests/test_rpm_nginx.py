@@ -1,4 +1,4 @@
-"""The stand-in's nginx: EPEL's, then nginx.org's, each from the mirror and each only with the right signature."""
+"""The stand-in's nginx: EPEL's, then nginx.org's, both from the mirror and only with the right signature."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_nginx_comes_from_epel(host: Host) -> None:
 
 
 def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, play: Callable) -> None:
-    """The last one: it exchanges the host's nginx."""
+    """The last test, because it replaces the host's nginx."""
     host.check_output("rpm --erase nginx")
     refused = play("nginx", nginx_source="upstream", nginx_repository_url="http://127.0.0.1:8999/forged")
     assert "GPG" in refused.failure

@@ -1,4 +1,4 @@
-"""The whole site on a host that has no route out, from the bundle alone; and what is refused of a bundle."""
+"""The whole site on a host without internet access, from the bundle alone; and which bundles are rejected."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_images_are_those_the_models_were_built_of() -> None:
 
 @pytest.mark.only_on("debian")
 def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host, play, tmp_path: Path) -> None:
-    """By the host's own engine, of the bundle's images, though these models need but one of the bundle's engines."""
+    """With the host's own engine, from the bundle's images; these models need only one of the bundle's engines."""
     shutil.copytree(ROOT / "models/xor", tmp_path / "one/xor")
     builder = {"model_image_builder": "slipway-offline", "model_image_models": str(tmp_path / "one")}
     outcome = play("model_image", model_image_bundle=str(BUNDLE), **builder)
@@ -80,7 +80,7 @@ def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host,
 
 
 def damaged(folder: Path) -> Path:
-    """A copy of the bundle, its large files linked, in which a byte of the packages is another."""
+    """A copy of the bundle, its large files linked, with one byte of the packages changed."""
     shutil.copytree(BUNDLE, folder, copy_function=os.link)
     packages = folder / "packages.tar"
     packages.unlink()
@@ -97,7 +97,7 @@ def test_a_damaged_bundle_is_refused(play, tmp_path: Path) -> None:
     assert "packages.tar: FAILED" in outcome.failure and "copy it again" in outcome.failure
 
 
-def test_what_is_no_bundle_and_what_is_for_another_system_are_refused(play, tmp_path: Path) -> None:
+def test_a_bundle_that_is_missing_or_for_another_system_is_refused(play, tmp_path: Path) -> None:
     assert "SHA256SUMS" in play("base", base_bundle=str(tmp_path)).failure
     about = tmp_path / "bundle.json"
     about.write_text(json.dumps({"system": "RedHat-6", "architecture": "x86_64"}))
