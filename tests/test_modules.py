@@ -15,17 +15,7 @@ from conftest import plugin
 FOLDER = plugin("modules/model_image_folder.py")
 SOURCES = plugin("modules/model_image_sources.py")
 SUMS = plugin("modules/bundle_sums.py")
-MODELS = plugin("filter/models.py")
-
-
-def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
-    files = ["cats/cats.keras", "cats/model.yaml", "dogs/model.yml", "stray.h5"]
-    assert MODELS.passed_over(files, ["cats", "dogs", "empty"]) == [
-        "cats/model.yaml is ignored: rename it to model.yml",
-        "stray.h5 lies beside the model folders: move it into a folder of its own",
-        "empty/ is empty: add a model or remove the folder",
-    ]
-    assert MODELS.passed_over(["cats/cats.keras", "cats/model.yml"], ["cats"]) == []
+ARCHIVE = plugin("modules/model_image_archive.py")
 
 
 def test_a_macos_engine_is_given_a_folder_that_its_machine_shares() -> None:
@@ -63,6 +53,32 @@ def test_a_folder_that_somebody_else_planted_is_refused(tmp_path: Path, planted:
         parent.touch()
     with pytest.raises(FOLDER.FolderError, match="not this user's own"):
         FOLDER.make_for_run(str(parent), "build-XXXXXX", time.time())
+
+
+@pytest.mark.parametrize(
+    ("said", "looked"),
+    [
+        ({"image ls --quiet app:1": "sha256:a\n"}, {"found": True, "images": []}),
+        ({"info": "[[driver-type io.containerd.snapshotter.v1]]"}, {"found": False, "images": []}),
+        (
+            {"image inspect": '[{"RootFS": {"Layers": ["a", "b"]}}, {"RootFS": {}}]'},
+            {"found": False, "images": [["a", "b"]]},
+        ),
+        ({"image ls --quiet --no-trunc": ""}, {"found": False, "images": []}),
+    ],
+    ids=["there", "containerd", "layers", "no images"],
+)
+def test_a_server_is_asked_for_the_image_and_else_for_its_layers(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], looked: dict[str, object]
+) -> None:
+    answers = said | {"info": said.get("info", "[[Backing Filesystem extfs]]")}
+    answers.setdefault("image ls --quiet --no-trunc", "sha256:a\nsha256:b\n")
+
+    def docker(*command: str) -> str:
+        return next((answer for start, answer in answers.items() if " ".join(command[1:]).startswith(start)), "")
+
+    monkeypatch.setattr(ARCHIVE, "run", docker)
+    assert ARCHIVE.look_for("app:1") == looked
 
 
 def test_sources_can_be_read_in_a_container_and_have_nobodys_name(tmp_path: Path) -> None:
