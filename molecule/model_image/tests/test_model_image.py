@@ -279,9 +279,8 @@ def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of
     build("toolchain:common", "n=common")
     build("toolchain:old", "n=old")
     host.check_output("docker tag slipway/model-server:3 slipway/model-server:3")  # as a run does that asks for it
-    host.check_output(
-        f"{in_volume} sh -c 'cd /bundles; touch common.tar xor-1.tar xor-2.tar xor-3.tar xor-4.tar xor-1.txt xor-2.txt part.x'"
-    )
+    files = "common.tar xor-1.tar xor-1.txt xor-2.tar xor-2.txt xor-3.tar xor-4.tar part.x"
+    host.check_output(f"{in_volume} sh -c 'cd /bundles; touch {files}'")
 
     def there() -> set[str]:
         images = host.check_output("docker image ls --format '{{.Repository}}:{{.Tag}}' 'slipway/*'").split()
