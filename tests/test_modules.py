@@ -89,6 +89,9 @@ def test_sources_can_be_read_in_a_container_and_have_nobodys_name(tmp_path: Path
         (models / name).chmod(0o600)
     (models / "xor/train").chmod(0o700)
     (models / "xor").chmod(0o700)
+    authorities = tmp_path / "authorities"
+    authorities.write_text("CA")
+    authorities.chmod(0o600)
     sources = [
         {"to": "app/wheelhouse", "from": "", "what": []},
         {"to": "models", "from": str(models), "what": ["xor"]},
@@ -105,11 +108,15 @@ def test_sources_can_be_read_in_a_container_and_have_nobodys_name(tmp_path: Path
 
     before = os.umask(0o077)
     try:
-        SOURCES.unpack(str(tmp_path / "sources.tar"), str(tmp_path / "there"))
+        SOURCES.unpack(str(tmp_path / "sources.tar"), str(tmp_path / "there"), ["/nowhere", str(authorities)])
     finally:
         os.umask(before)
     assert (tmp_path / "there/models/xor/model.h5").read_text() == "xor/model.h5"
-    assert (tmp_path / "there/models/xor/model.h5").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "there/app/ca-certificates.crt").read_text() == "CA"
+    for name in "models/xor/model.h5", "app/ca-certificates.crt":
+        assert (tmp_path / "there" / name).stat().st_mode & 0o777 == 0o644
+    with pytest.raises(SOURCES.SourcesError, match="No CA file is at /nowhere"):
+        SOURCES.unpack(str(tmp_path / "sources.tar"), str(tmp_path / "there"), ["/nowhere"])
 
 
 def test_sums_are_those_of_sha256sum_and_damage_is_named(tmp_path: Path) -> None:
