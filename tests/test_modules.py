@@ -15,7 +15,7 @@ from conftest import plugin
 FOLDER = plugin("modules/model_image_folder.py")
 SOURCES = plugin("modules/model_image_sources.py")
 SUMS = plugin("modules/bundle_sums.py")
-MODELS = plugin("filter/models.py")
+ARCHIVE = plugin("modules/model_image_archive.py")
 GATE = plugin("modules/readiness_gate.py")
 LEASE = plugin("modules/deploy_lease.py")
 NETWORKS = plugin("filter/networks.py")
@@ -23,16 +23,6 @@ STATE = plugin("modules/server_state.py")
 SYSTEMS = plugin("filter/systems.py")
 NAMES = plugin("filter/certificate_names.py")
 NGINX = plugin("filter/nginx.py")
-
-
-def test_nothing_in_the_folder_of_models_is_passed_over() -> None:
-    files = ["cats/cats.keras", "cats/model.yaml", "dogs/model.yml", "stray.h5"]
-    assert MODELS.passed_over(files, ["cats", "dogs", "empty"]) == [
-        "cats/model.yaml is ignored: rename it to model.yml",
-        "stray.h5 lies beside the model folders: move it into a folder of its own",
-        "empty/ is empty: add a model or remove the folder",
-    ]
-    assert MODELS.passed_over(["cats/cats.keras", "cats/model.yml"], ["cats"]) == []
 
 
 @pytest.mark.parametrize(("bounding", "may"), [("000001ffffffffff", True), ("00000000a80425fb", False)])
@@ -99,6 +89,32 @@ def test_a_folder_that_somebody_else_planted_is_refused(tmp_path: Path, planted:
         FOLDER.make_for_run(str(parent), "build-XXXXXX", time.time())
 
 
+@pytest.mark.parametrize(
+    ("said", "looked"),
+    [
+        ({"image ls --quiet app:1": "sha256:a\n"}, {"found": True, "images": []}),
+        ({"info": "[[driver-type io.containerd.snapshotter.v1]]"}, {"found": False, "images": []}),
+        (
+            {"image inspect": '[{"RootFS": {"Layers": ["a", "b"]}}, {"RootFS": {}}]'},
+            {"found": False, "images": [["a", "b"]]},
+        ),
+        ({"image ls --quiet --no-trunc": ""}, {"found": False, "images": []}),
+    ],
+    ids=["there", "containerd", "layers", "no images"],
+)
+def test_a_server_is_asked_for_the_image_and_else_for_its_layers(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], looked: dict[str, object]
+) -> None:
+    answers = said | {"info": said.get("info", "[[Backing Filesystem extfs]]")}
+    answers.setdefault("image ls --quiet --no-trunc", "sha256:a\nsha256:b\n")
+
+    def docker(*command: str) -> str:
+        return next((answer for start, answer in answers.items() if " ".join(command[1:]).startswith(start)), "")
+
+    monkeypatch.setattr(ARCHIVE, "run", docker)
+    assert ARCHIVE.look_for("app:1") == looked
+
+
 def test_sources_can_be_read_in_a_container_and_have_nobodys_name(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for name in ("xor/model.h5", "xor/train", "xor/__pycache__/x.pyc", "xor/.DS_Store", "left/out"):
@@ -107,6 +123,9 @@ def test_sources_can_be_read_in_a_container_and_have_nobodys_name(tmp_path: Path
         (models / name).chmod(0o600)
     (models / "xor/train").chmod(0o700)
     (models / "xor").chmod(0o700)
+    authorities = tmp_path / "authorities"
+    authorities.write_text("CA")
+    authorities.chmod(0o600)
     sources = [
         {"to": "app/wheelhouse", "from": "", "what": []},
         {"to": "models", "from": str(models), "what": ["xor"]},
@@ -123,11 +142,15 @@ def test_sources_can_be_read_in_a_container_and_have_nobodys_name(tmp_path: Path
 
     before = os.umask(0o077)
     try:
-        SOURCES.unpack(str(tmp_path / "sources.tar"), str(tmp_path / "there"))
+        SOURCES.unpack(str(tmp_path / "sources.tar"), str(tmp_path / "there"), ["/nowhere", str(authorities)])
     finally:
         os.umask(before)
     assert (tmp_path / "there/models/xor/model.h5").read_text() == "xor/model.h5"
-    assert (tmp_path / "there/models/xor/model.h5").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "there/app/ca-certificates.crt").read_text() == "CA"
+    for name in "models/xor/model.h5", "app/ca-certificates.crt":
+        assert (tmp_path / "there" / name).stat().st_mode & 0o777 == 0o644
+    with pytest.raises(SOURCES.SourcesError, match="No CA file is at /nowhere"):
+        SOURCES.unpack(str(tmp_path / "sources.tar"), str(tmp_path / "there"), ["/nowhere"])
 
 
 def test_sums_are_those_of_sha256sum_and_damage_is_named(tmp_path: Path) -> None:

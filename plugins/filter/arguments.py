@@ -13,6 +13,7 @@ RESULTS = {
     "model_image_base_id",
     "model_image_base_name",
     "model_image_name",
+    "model_image_versions",
     "model_server_asked",
     "system_known",
     "system_name",

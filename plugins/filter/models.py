@@ -1,30 +1,183 @@
-"""A filter that finds files and folders of models/ that would be ignored silently."""
+"""Filters of role model_image: what is wrong with a folder of models, what images are named, what the builder keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import json
+import os.path
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+# Which files of app/ go into what.
+TOOLCHAIN = re.compile(r"Dockerfile|pip-install|requirements/toolchain")
+COMPILER = re.compile(r"model_server/(compile|manifest|engines|inputs|answers)")
+IMAGE = re.compile(r"Dockerfile|pip-install|requirements/(?!test)|model_server/")
+
+# The images that pruning is about; base images, hosts and tests have names of the same kind.
+PRUNED = re.compile(r"slipway/(model-server|runtime|libraries|toolchain):")
+MODEL_SERVER = "slipway/model-server:"
+# A table of the compiler's with one model in it: its head, a rule, the model's row.
+TABLE = re.compile(r"^(\S.*)\n-[ -]*\n(.*)\n?", re.MULTILINE)
 
 
-def passed_over(files: Iterable[str], folders: Iterable[str]) -> list[str]:
-    """Return a fact and its remedy for each file or folder that no model would be built from.
+def file_sums(found: Iterable[Mapping[str, Any]], folder: str, only: str = "") -> dict[str, str]:
+    """Return the checksum of each file that ansible.builtin.find `found`, by its path relative to `folder`.
 
-    `files` are paths relative to models/; `folders` are the names of the folders directly in it.
+    With `only`, of the files in that folder below it alone.
     """
-    found = []
-    files = sorted(files)
-    for file in files:
-        name = file.rpartition("/")[2]
-        if "/" not in file:
-            found.append(f"{file} lies beside the model folders: move it into a folder of its own")
-        elif name == "model.yaml" and file.count("/") == 1:
-            found.append(f"{file} is ignored: rename it to model.yml")
-    full = {file.partition("/")[0] for file in files}
-    found += [f"{folder}/ is empty: add a model or remove the folder" for folder in sorted(set(folders) - full)]
-    return found
+    sums = {os.path.relpath(file["path"], folder): str(file["checksum"]) for file in found}
+    return {path: sums[path] for path in sorted(sums) if not only or path.startswith(f"{only}/")}
+
+
+def model_names(models: Iterable[str]) -> list[str]:
+    """Return the models that `models`, paths relative to the folder of models, make up."""
+    folders = {path.partition("/")[0] for path in models if "/" in path}
+    return sorted(folder for folder in folders if MODEL_NAME.fullmatch(folder))
+
+
+def model_faults(models: Iterable[str], folders: Iterable[str], where: str) -> list[str]:
+    """Return a fact and its remedy for each file or folder that no model can be built from.
+
+    `models` are paths relative to `where`; `folders` are the names of the folders directly in it.
+    """
+    faults = []
+    full = set()
+    for path in sorted(models):
+        folder, _, file = path.partition("/")
+        if not file:
+            faults.append(f"{where}/{path} lies beside the model folders. Move it into a folder of its own.")
+            continue
+        full.add(folder)
+        if file == "model.yaml":
+            faults.append(f"{where}/{path} is ignored. Rename it to model.yml.")
+    for folder in sorted({*folders, *full}):
+        if folder not in full:
+            faults.append(f"{where}/{folder} is empty. Add a model, or remove the folder.")
+        elif not MODEL_NAME.fullmatch(folder):
+            faults.append(
+                f"{where}/{folder} has a name that cannot stand in an address."
+                " Rename it, with lower-case letters, digits, _ and - only."
+            )
+    if not faults and not full:
+        faults.append(f"{where} holds no model. Put each model into a folder of its own there.")
+    return faults
+
+
+def _sha256(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _lines(sums: Mapping[str, str], pattern: re.Pattern[str]) -> list[str]:
+    return sorted(f"{path} {checksum}" for path, checksum in sums.items() if pattern.match(path))
+
+
+def content_hashes(
+    app: Mapping[str, str], models: Mapping[str, str], base: str, architecture: str, compile_task: str
+) -> dict[str, Any]:
+    """Return the hash of all that goes into the toolchain, into each compiled model and into the image.
+
+    `app` and `models` are checksums by path, `base` is the base image's id and `compile_task` the text of the task that
+    runs the compiler.
+    """
+    toolchain = _sha256([base, *_lines(app, TOOLCHAIN)])[:12]
+    compiler = _sha256([toolchain, compile_task, *_lines(app, COMPILER)])
+    versions = {
+        name: _sha256([compiler, *_lines(models, re.compile(re.escape(f"{name}/")))])[:12]
+        for name in model_names(models)
+    }
+    compiled = [f"{name}-{version}" for name, version in versions.items()]
+    image = _sha256([base, architecture, *_lines(app, IMAGE), *compiled])[:12]
+    return {"toolchain": toolchain, "versions": versions, "compiled": compiled, "image": image}
+
+
+def runtime_hash(app: Mapping[str, str], base: str, engines: str) -> str:
+    """Return the hash of all that goes into an image without models."""
+    return _sha256([base, engines, *_lines(app, IMAGE)])[:12]
+
+
+def compile_faults(results: Iterable[Mapping[str, Any]], where: str) -> list[str]:
+    """Return what the compiler says of the models that it refused, with paths below `where` for those in its container.
+
+    `results` are those of the task that ran it: `model_image_compiling`, `rc` and `stderr` of each model.
+    """
+    faults = []
+    for result in results:
+        if result.get("rc") == 0:
+            continue
+        said = str(result.get("stderr") or result.get("msg", "")).strip()
+        errors = re.search(r"^ERROR .*", said, re.MULTILINE | re.DOTALL)
+        if errors:
+            text = re.sub(r"^ERROR ", "", errors.group(), flags=re.MULTILINE)
+            faults.append(re.sub(r"(?<!\S)/models/", lambda _: f"{where}/", text))
+        else:
+            name = result["model_image_compiling"].rpartition("-")[0]
+            faults.append(f"{where}/{name} was not compiled (exit code {result.get('rc')}): {said}")
+    return faults
+
+
+def compiler_table(reports: Iterable[str]) -> str:
+    """Return the compiler's tables of one model each as one table, and below it why a faster engine was refused."""
+    rows: list[list[str]] = []
+    notes: list[str] = []
+    for report in reports:
+        for head, row in TABLE.findall(report):
+            rows += [re.split(r"\s{2,}", line.strip()) for line in ([] if rows else [head]) + [row]]
+        notes += TABLE.sub("", report).splitlines()
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    align = [str.ljust] * 3 + [str.rjust] * len(widths)
+    lines = ["  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=False)) for row in rows]
+    return "\n".join([line.rstrip() for line in lines] + notes)
+
+
+def manifest_engines(manifests: str) -> list[str]:
+    """Return the engines that models need, from their manifests one after the other."""
+    engines = set()
+    decoder = json.JSONDecoder()
+    while manifests := manifests.lstrip():
+        manifest, end = decoder.raw_decode(manifests)
+        engines.add(str(manifest["engine"]))
+        manifests = manifests[end:]
+    return sorted(engines)
+
+
+def prune_plan(images: Iterable[Mapping[str, Any]], wanted: str, keep: int, building: bool) -> dict[str, list[str]]:
+    """Return which images stay for their own sake (`kept`), what they were built of (`needed`), and which images go.
+
+    `images` are those of the builder: all `names` of each, when it was last `asked` for, and what it `needs`. The
+    `wanted` image stays unless another run has removed it, and with it those that were asked for last, `keep` in all.
+    While another run is `building`, nothing goes that it may be about to use.
+    """
+    there = {name: image for image in images for name in image["names"] or [] if PRUNED.match(name)}
+    models = [name for name in there if name.startswith(MODEL_SERVER)]
+    models.sort(key=lambda name: (name == wanted, there[name]["asked"]), reverse=True)
+    kept = models[:keep]
+    needed = {need for name in kept for need in there[name]["needs"].split()}
+    surplus = sorted(name for name in there if name not in kept and name not in needed)
+    return {
+        "kept": kept,
+        "needed": sorted(needed),
+        "surplus": [name for name in surplus if name.startswith(MODEL_SERVER)] if building else surplus,
+    }
 
 
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self) -> dict[str, Callable[..., list[str]]]:
-        return {"passed_over": passed_over}
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "compile_faults": compile_faults,
+            "compiler_table": compiler_table,
+            "content_hashes": content_hashes,
+            "file_sums": file_sums,
+            "manifest_engines": manifest_engines,
+            "model_faults": model_faults,
+            "model_names": model_names,
+            "prune_plan": prune_plan,
+            "runtime_hash": runtime_hash,
+        }

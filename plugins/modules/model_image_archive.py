@@ -1,5 +1,7 @@
 #!/usr/bin/python
-"""Saves an image without the layers that a server has (`save`), and loads it there (`load`).
+"""Ships an image without a registry, and only the layers that a server lacks.
+
+Looks which layers the server has (`look_for`), saves the image without these (`save`), and loads it there (`load`).
 
 An engine knows a layer's content by its diff id, and finds a layer that it has by its chain id: that content upon all
 below it. So `docker load` needs no file for a layer whose chain is there, but does for one that now stands upon others
@@ -20,7 +22,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 class ArchiveError(Exception):
-    """Why an archive can not be made or loaded."""
+    """Why an archive cannot be made or loaded."""
 
 
 def run(*command, **options):
@@ -31,6 +33,23 @@ def run(*command, **options):
     if process.returncode != 0:
         raise ArchiveError("%s: %s" % (" ".join(command), err.decode("utf-8", "replace").strip()))
     return (out or b"").decode("utf-8")
+
+
+def own_images():
+    """What the engine says of each of its images."""
+    ids = sorted(set(run("docker", "image", "ls", "--quiet", "--no-trunc").split()))
+    return json.loads(run("docker", "image", "inspect", *ids)) if ids else []
+
+
+def look_for(image):
+    """Return whether the image is there (`found`); where it is not, the diff ids of each image that is (`images`)."""
+    if run("docker", "image", "ls", "--quiet", image):
+        return {"found": True, "images": []}
+    # An engine with containerd's image store keeps layers compressed and loads whole images only.
+    if "containerd.snapshotter" in run("docker", "info", "--format", "{{ .DriverStatus }}"):
+        return {"found": False, "images": []}
+    layers = [each["RootFS"].get("Layers") for each in own_images()]
+    return {"found": False, "images": [each for each in layers if each]}
 
 
 @contextlib.contextmanager
@@ -98,8 +117,7 @@ def save(image, path, images, compress):
 def fill_in(target, fill, folder):
     """Write the layers in `fill`, name -> diff id, to the archive `target` from this engine's own images."""
     wanted = dict(fill)
-    ids = sorted(set(run("docker", "image", "ls", "--quiet", "--no-trunc").split()))
-    for image in json.loads(run("docker", "image", "inspect", *ids)) if ids else []:
+    for image in own_images():
         if not set(wanted.values()) & set(image["RootFS"].get("Layers") or []):
             continue
         with open_image(image["Id"], folder) as archive:
@@ -136,24 +154,29 @@ def load(path, fill):
 def main():
     module = AnsibleModule(
         {
-            "path": {"type": "path", "required": True},
+            "look_for": {"type": "str"},
             "save": {"type": "str"},
+            "path": {"type": "path"},
             "compress": {"type": "int", "default": 1},
             "images": {"type": "list", "elements": "list", "default": []},
-            "load": {"type": "bool", "default": False},
+            "load": {"type": "path"},
             "fill": {"type": "dict", "default": {}},
         },
-        required_one_of=[("save", "load")],
+        required_one_of=[("look_for", "save", "load")],
+        mutually_exclusive=[("look_for", "save", "load")],
+        required_together=[("save", "path")],
     )
-    path, image = module.params["path"], module.params["save"]
+    asked = module.params
     try:
-        if image:
-            module.exit_json(changed=True, **save(image, path, module.params["images"], module.params["compress"]))
-        load(path, module.params["fill"])
+        if asked["look_for"]:
+            module.exit_json(changed=False, **look_for(asked["look_for"]))
+        if asked["save"]:
+            module.exit_json(changed=True, **save(asked["save"], asked["path"], asked["images"], asked["compress"]))
+        load(asked["load"], asked["fill"])
     except (ArchiveError, EnvironmentError, tarfile.TarError) as error:
         module.fail_json(
             msg="%s: %s. Remedy: see that the engine answers and has space (docker system df), and run the same again."
-            % (image or path, error)
+            % (asked["look_for"] or asked["save"] or asked["load"], error)
         )
     module.exit_json(changed=True)
 

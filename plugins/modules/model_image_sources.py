@@ -1,6 +1,8 @@
 #!/usr/bin/python
 """Packs the sources of an image into one archive (`sources`), and unpacks it on the builder (`unpack_to`).
 
+There it adds the first of `ca_files` that exists, because builds trust what the builder trusts.
+
 It uses Python's tarfile, because the options for owners, modes and names differ between tar programs.
 
 Runs on servers too, so it supports Python 2.7 as well as 3.
@@ -8,9 +10,16 @@ Runs on servers too, so it supports Python 2.7 as well as 3.
 
 import os
 import posixpath
+import shutil
 import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
+
+CA_FILE = "app/ca-certificates.crt"  # where app/Dockerfile looks for it
+
+
+class SourcesError(Exception):
+    """Why an image cannot be built of these sources."""
 
 
 def normal(member):
@@ -37,11 +46,19 @@ def pack(path, sources):
                 archive.add(os.path.join(source["from"], name), target, filter=normal)
 
 
-def unpack(path, folder):
-    """Unpack an archive that `pack` wrote: modes as they are in there, whatever this user's umask."""
+def unpack(path, folder, ca_files):
+    """Unpack an archive that `pack` wrote, with its modes whatever this user's umask, and add the CA file."""
     with tarfile.open(path) as archive:
         archive.extraction_filter = lambda member, _: member  # Python 3.14 would change modes
         archive.extractall(folder)
+    there = [name for name in ca_files if os.path.isfile(name)]
+    if not there:
+        raise SourcesError(
+            "No CA file is at %s. Remedy: name the builder's with model_image_ca_file." % " or ".join(ca_files)
+        )
+    target = os.path.join(folder, CA_FILE)
+    shutil.copyfile(there[0], target)
+    os.chmod(target, 0o644)
 
 
 def main():
@@ -55,16 +72,20 @@ def main():
             "path": {"type": "path", "required": True},
             "sources": {"type": "list", "elements": "dict", "options": source},
             "unpack_to": {"type": "path"},
+            "ca_files": {"type": "list", "elements": "path"},
         },
         required_one_of=[("sources", "unpack_to")],
         mutually_exclusive=[("sources", "unpack_to")],
+        required_together=[("unpack_to", "ca_files")],
     )
     path = module.params["path"]
     try:
         if module.params["sources"]:
             pack(path, module.params["sources"])
         else:
-            unpack(path, module.params["unpack_to"])
+            unpack(path, module.params["unpack_to"], module.params["ca_files"])
+    except SourcesError as error:
+        module.fail_json(msg=str(error))
     except (EnvironmentError, tarfile.TarError) as error:
         module.fail_json(msg="%s: %s. Remedy: see that there is space, and run the same again." % (path, error))
     module.exit_json(changed=True)

@@ -26,10 +26,18 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def bundles(*conditions: str) -> set[str]:
+def compiled_models(*conditions: str) -> set[str]:
     """The compiled models on this machine, where other checks compile meanwhile."""
-    volume = ("run", "--rm", "--volume", "slipway-bundles:/bundles:ro", "slipway/base:trixie")
-    return set(docker(*volume, "find", "/bundles", "-name", "*.tar", *conditions, "-printf", "%f\n").split())
+    volume = ("run", "--rm", "--volume", "slipway-compiled:/compiled:ro", "slipway/base:trixie")
+    return set(docker(*volume, "find", "/compiled", "-name", "*.tar", *conditions, "-printf", "%f\n").split())
+
+
+def images_of(*names: str) -> list[str]:
+    """The images on this machine with these models and no others."""
+    ids = docker("image", "ls", "--quiet", "slipway/model-server").split()
+    label = '{{.Id}} {{index .Config.Labels "slipway.models"}}'
+    images = [line.split() for line in docker("image", "inspect", "--format", label, *ids).splitlines()]
+    return [image for image, *models in images if [model.rpartition("-")[0] for model in models] == list(names)]
 
 
 @pytest.fixture
@@ -40,7 +48,8 @@ def models(tmp_path: Path) -> Path:
 def test_the_server_has_the_image_with_a_layer_a_model(host: Host) -> None:
     (tag,) = host.check_output("docker image ls slipway/model-server --format '{{.Tag}}'").split()
     image = json.loads(host.check_output("docker image inspect slipway/model-server:%s", tag))[0]
-    assert image["Config"]["Labels"]["slipway.models"] == "digits digits_even wine xor"
+    models = re.findall("([a-z_]+)-[0-9a-f]{12}", image["Config"]["Labels"]["slipway.models"])
+    assert models == ["digits", "digits_even", "wine", "xor"]
     assert image["Config"]["Labels"]["slipway.engines"] == "litert onnx"
     assert image["Size"] <= 430 * MEGABYTE
     history = host.check_output("docker history --no-trunc --format '{{.CreatedBy}}' slipway/model-server:%s", tag)
@@ -83,7 +92,7 @@ def test_a_model_that_changed_is_compiled_and_shipped_alone(host: Host, models: 
     assert outcome.failure == ""
     image = newest(host)
     needs = host.check_output("docker image inspect --format '{{index .Config.Labels \"slipway.needs\"}}' %s", image)
-    compiled = bundles("-newermt", f"@{start}") & set(needs.split())
+    compiled = compiled_models("-newermt", f"@{start}") & set(needs.split())
     assert [name.split("-")[0] for name in compiled] == ["digits"]
     size, layers = shipped(outcome.said)
     files = sum(file.stat().st_size for file in (models / "digits").rglob("*"))
@@ -123,8 +132,7 @@ def test_models_that_need_only_litert_make_a_smaller_image(models: Path, play: C
     outcome = play("model_image", model_image_models=str(models))
     assert outcome.failure == ""
     assert COMPILE not in outcome.changed
-    image = docker("image", "ls", "--quiet", "--filter", "label=slipway.models=digits xor").split()[0]
-    settings = json.loads(docker("image", "inspect", image))[0]
+    settings = json.loads(docker("image", "inspect", images_of("digits", "xor")[0]))[0]
     assert settings["Config"]["Labels"]["slipway.engines"] == "litert"
     assert settings["Size"] <= 350 * MEGABYTE
 
@@ -162,7 +170,7 @@ def name_it_badly(models: Path) -> None:
         (name_it_badly, ["My Spoilt"]),
     ],
 )
-def test_a_model_that_can_not_be_served_stops_the_build(
+def test_a_model_that_cannot_be_served_stops_the_build(
     models: Path, play: Callable, spoil: Callable[[Path], None], messages: list[str]
 ) -> None:
     for name in ("digits_even", "wine"):
@@ -172,9 +180,61 @@ def test_a_model_that_can_not_be_served_stops_the_build(
     outcome = play("model_image", model_image_models=str(models))
     for message in messages:
         assert message.format(models=models) in outcome.failure
-    assert docker("image", "ls", "--quiet", "--filter", "label=slipway.models=spoilt xor") == ""
-    assert not bundles("-name", "spoilt*")
+    assert images_of("spoilt", "xor") == []
+    assert not compiled_models("-name", "spoilt*")
     assert not list(OWN.glob("build-*/models/spoilt"))
+
+
+def rows(said: str) -> list[str]:
+    """The models in the table that the operator is shown."""
+    return re.findall(r"^(\S+) +\S+ +(?:LiteRT|ONNX Runtime) .*\d$", said, re.MULTILINE)
+
+
+def test_a_build_prints_how_models_were_compiled(models: Path, play: Callable) -> None:
+    with (models / "xor/model.yml").open("a") as card:
+        card.write(f"# {models}\n")
+    outcome = play("model_image", model_image_models=str(models))
+    assert outcome.failure == ""
+    assert rows(outcome.said) == ["xor"]
+
+
+def test_a_check_prints_every_fault_and_how_the_other_models_were_compiled(models: Path, play: Callable) -> None:
+    (models / "digits").rename(models / "spoilt")
+    make_two_mistakes(models)
+    (models / "wine/saved_model/saved_model.pb").write_bytes(b"none")
+    (models / "stray.h5").touch()
+    outcome = play("model_image/check", model_image_models=str(models))
+    for fault in ("spoilt/model.yml: titel", "spoilt/model.yml: allow_lambda", "wine", "stray.h5 lies beside"):
+        assert f"{models}/{fault}" in outcome.failure
+    assert rows(outcome.said) == ["digits_even", "xor"]
+    assert not list(OWN.glob("build-*/models/spoilt"))
+
+    for bad in "spoilt", "wine":
+        shutil.rmtree(models / bad)
+    (models / "stray.h5").unlink()
+    outcome = play("model_image/check", model_image_models=str(models))
+    assert outcome.failure == "" and COMPILE not in outcome.changed
+    assert rows(outcome.said) == ["digits_even", "xor"]
+    assert "1 0|1 1" in outcome.said and "go to xor" in outcome.said
+
+
+def test_a_check_of_one_model_leaves_the_others_alone(models: Path, play: Callable) -> None:
+    (models / "digits").rename(models / "spoilt")
+    make_two_mistakes(models)
+    outcome = play("model_image/check", model_image_models=str(models), _model_image_only="xor")
+    assert outcome.failure == ""
+    assert rows(outcome.said) == ["xor"]
+    outcome = play("model_image/check", model_image_models=str(models), _model_image_only="nowhere")
+    assert "No model nowhere is in" in outcome.failure and "digits_even, spoilt, wine, xor" in outcome.failure
+
+
+def test_models_that_cannot_be_served_together_are_a_fault(models: Path, play: Callable) -> None:
+    shutil.copytree(models / "xor", models / "xor_again")
+    outcome = play("model_image/check", model_image_models=str(models))
+    assert "model_server_rows_model" in outcome.failure
+    assert rows(outcome.said) == ["digits", "digits_even", "wine", "xor", "xor_again"]
+    outcome = play("model_image/check", model_image_models=str(models), model_server_rows_model="xor")
+    assert outcome.failure == ""
 
 
 def test_a_server_of_another_architecture_is_refused(play: Callable) -> None:
@@ -210,7 +270,7 @@ def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of
     def build(name: str, label: str) -> None:
         host.check_output(f"printf 'FROM {base}\\nLABEL {label}' | docker build --tag slipway/{name} -")
 
-    in_volume = "docker run --rm --user 0 --volume slipway-bundles:/bundles slipway/model-server:2"
+    in_volume = "docker run --rm --user 0 --volume slipway-compiled:/compiled slipway/model-server:2"
     for number in (1, 2, 3, 4):
         needs = f"slipway/toolchain:common slipway/runtime:{number} common.tar xor-{number}.tar"
         build(f"model-server:{number}", f'slipway.needs="{needs}"')
@@ -219,13 +279,12 @@ def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of
     build("toolchain:common", "n=common")
     build("toolchain:old", "n=old")
     host.check_output("docker tag slipway/model-server:3 slipway/model-server:3")  # as a run does that asks for it
-    host.check_output(
-        f"{in_volume} sh -c 'cd /bundles; touch common.tar xor-1.tar xor-2.tar xor-3.tar xor-4.tar part.x'"
-    )
+    files = "common.tar xor-1.tar xor-1.txt xor-2.tar xor-2.txt xor-3.tar xor-4.tar part.x"
+    host.check_output(f"{in_volume} sh -c 'cd /compiled; touch {files}'")
 
     def there() -> set[str]:
         images = host.check_output("docker image ls --format '{{.Repository}}:{{.Tag}}' 'slipway/*'").split()
-        return {*images, *host.check_output(f"{in_volume} ls /bundles").split()}
+        return {*images, *host.check_output(f"{in_volume} ls /compiled").split()}
 
     def prune() -> tuple[list[str], str]:
         outcome = play(
@@ -238,7 +297,7 @@ def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of
         return outcome.changed, outcome.said
 
     kept = {f"slipway/{name}" for name in ("model-server:2", "model-server:3", "runtime:2", "runtime:3")}
-    kept |= {"slipway/toolchain:common", "common.tar", "xor-2.tar", "xor-3.tar"}
+    kept |= {"slipway/toolchain:common", "common.tar", "xor-2.tar", "xor-2.txt", "xor-3.tar"}
     building = tmp_path / "builds/build-x"
     building.mkdir(parents=True)
     host.check_output("docker run --detach --rm --name busy slipway/model-server:1 sleep 600")

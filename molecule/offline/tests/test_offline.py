@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,13 +71,15 @@ def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host,
     outcome = play("model_image", model_image_bundle=str(BUNDLE), **builder)
     assert outcome.failure == ""
     assert "model_image : Compile the models that changed" in outcome.changed
-    assert host.check_output("docker image ls --quiet --filter label=slipway.models=xor")
+    label = "docker image inspect --format '{{index .Config.Labels \"slipway.models\"}}'"
+    models = host.check_output(f"{label} $(docker image ls --quiet slipway/model-server)").splitlines()
+    assert [each for each in models if re.fullmatch("xor-[0-9a-f]{12}", each)]
 
     shutil.copytree(ROOT / "models/digits", tmp_path / "one/digits")
     about = json.loads((BUNDLE / "bundle.json").read_text()) | {"engines": ["onnx"]}
     (tmp_path / "bundle.json").write_text(json.dumps(about))
     outcome = play("model_image", model_image_bundle=str(tmp_path), **builder)
-    assert "The models need litert; the bundle" in outcome.failure and "has onnx. Remedy" in outcome.failure
+    assert "The models need litert; the offline bundle" in outcome.failure and "has onnx. Remedy" in outcome.failure
 
 
 def damaged(folder: Path) -> Path:
