@@ -76,7 +76,9 @@ class Stage:
         self.name = play.get_name().strip()
         self.hosts: list[str] = play.get_variable_manager().get_vars(play=play)["ansible_play_hosts_all"]
         self.started = time.monotonic()
-        self.begun: set[str] = set()  # hosts
+        self.begun: set[str] = set()  # hosts of this batch
+        self.done: set[str] = set()  # hosts of those before
+        self.cut = False
         self.changed: Counter[str] = Counter()
         self.failures: dict[str, dict[str, None]] = {}  # messages by host, those of a rescue too
         self.failed: set[str] = set()
@@ -127,6 +129,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         except OSError as error:
             self._screen.warning(f"No log can be written, so everything is printed: {error}")
             return
+        self.set_option("display_skipped_hosts", True)  # so that a task is in the log from its start
         self._display = copy.copy(self._screen)
         self._display.display = self._write
         atexit.register(self._name_log)
@@ -150,7 +153,7 @@ class CallbackModule(Default):  # type: ignore[misc]
     def _show(self, task: str = "") -> None:
         """On a terminal, show what runs until something is printed. The cursor stays at the line's beginning."""
         if self._log and self._stage and sys.stdout.isatty():
-            line = f"{self._stage.name}: {task}"[: shutil.get_terminal_size().columns - 1]
+            line = f"{self._stage.name}: {task}".removesuffix(": ")[: shutil.get_terminal_size().columns - 1]
             print(line.ljust(len(self._transient)), end="\r", flush=True)
             self._transient = line
 
@@ -173,6 +176,9 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Name the play's hosts that have not failed for good: a rescue puts a host back before its failure is told."""
         variables = self._play.get_variable_manager().get_vars(play=self._play)
         return set(variables["ansible_play_hosts"])
+
+    def _finished(self, stage: Stage) -> set[str]:
+        return set() if stage.cut else self._alive() & stage.begun
 
     def _of(self, host: str, message: str) -> str:
         if len(self._stage.hosts) == 1 or message.startswith(host):
@@ -252,6 +258,8 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_playbook_on_play_start(self, play: Any) -> None:
         if self._stage and self._stage.uuid == play._uuid:  # the next batch of a play with `serial`
             self._tell_failures()
+            self._stage.done |= self._finished(self._stage)
+            self._stage.begun = set()
         else:
             self._end_stage()
             self._stage = Stage(play)
@@ -303,11 +311,15 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._fail(result)
         super().v2_runner_on_unreachable(result)
 
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        self._stage.cut = True
+        super().v2_playbook_on_no_hosts_remaining()
+
     def v2_playbook_on_stats(self, stats: Any) -> None:
         stage = self._stage
         self._end_stage()
         if stage and stage.failed:
-            ended = self._alive() & stage.begun | stage.failed
+            ended = stage.done | stage.failed | self._finished(stage)
             stopped = [host for host in stage.hosts if host not in ended]
             if stopped:
                 self._print(f"The run stopped for {', '.join(stopped)}, too.")
