@@ -181,17 +181,17 @@ class CallbackModule(Default):  # type: ignore[misc]
         return set() if stage.cut else self._alive() & stage.begun
 
     def _of(self, host: str, message: str) -> str:
-        if len(self._stage.hosts) == 1 or message.startswith(host):
+        if len(self._stage.hosts) == 1 or re.match(rf"{re.escape(host)}\b", message):
             return message
         return f"{host}:\n{message}" if "\n" in message else f"{host}: {message}"
 
     def _tell(self, result: Any) -> None:
         """Print a debug task's message, and what a task changes where that is asked for."""
         host = result._host.get_name()
-        if kind(result) == "debug":
+        if "censored" not in result._result and kind(result) == "debug":
             said = dict(result._result)
             self._clean_results(said, result._task.action)
-            message = said.get("msg", said.get("censored"))
+            message = said.get("msg")
             if not isinstance(message, (str, list)):
                 message = textwrap.dedent(self._dump_results(said)).strip()
             self._print(self._of(host, text(message)))
@@ -267,12 +267,12 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._show()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        self._begin(task)
         super().v2_playbook_on_task_start(task, is_conditional)
+        self._begin(task)
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
-        self._begin(task)
         super().v2_playbook_on_handler_task_start(task)
+        self._begin(task)
 
     def _begin(self, task: Any) -> None:
         # Its variables are known only now; afterwards, the name is a template again.
@@ -283,13 +283,16 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._stage.begun.add(host.get_name())
         super().v2_runner_on_start(host, task)
 
+    def _count(self, result: Any) -> None:
+        if result.is_changed():
+            self._stage.changed[result._host.get_name()] += 1
+
     def v2_runner_item_on_ok(self, result: Any) -> None:
         self._tell(result)
         super().v2_runner_item_on_ok(result)
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        if result.is_changed():
-            self._stage.changed[result._host.get_name()] += 1
+        self._count(result)
         if not looped(result):
             self._tell(result)
         super().v2_runner_on_ok(result)
@@ -301,6 +304,7 @@ class CallbackModule(Default):  # type: ignore[misc]
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if ignore_errors:
+            self._count(result)
             self._item_failures.pop((result._host.get_name(), result._task._uuid), None)
         else:
             self._fail(result)
