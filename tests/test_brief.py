@@ -145,13 +145,16 @@ def test_several_hosts_are_told_apart(folder: Folder) -> None:
 
 
 def test_a_refusal_is_its_message(folder: Folder) -> None:
-    refusal = "[{name: Refuse, hosts: one, gather_facts: false, tasks: [{ansible.builtin.fail: {msg: 'Why.\\nRemedy: how.'}}]}]"
-    assert folder.run(refusal.replace("'", '"'), code=2).splitlines() == [
-        "=== Refuse, None",
-        "Why.",
-        "Remedy: how.",
-        "log",
-    ]
+    said = folder.run(
+        """\
+- name: Refuse
+  hosts: one
+  gather_facts: false
+  tasks: [{ansible.builtin.fail: {msg: "Why.\\nRemedy: how."}}]
+""",
+        code=2,
+    )
+    assert said.splitlines() == ["=== Refuse, None", "Why.", "Remedy: how.", "log"]
 
 
 def test_what_a_rescue_took_is_told_if_the_host_fails_after_all(folder: Folder) -> None:
@@ -186,7 +189,7 @@ def test_what_a_rescue_took_is_told_if_the_host_fails_after_all(folder: Folder) 
             "4 is bad",
             "one goes no further.",
         ),
-        *("one: swept", "two: swept", "=== Fails, None", "=== Goes on, two: 1 changed", "log"),
+        *("one: swept", "two: swept", "=== Fails, 1 changed on each host", "=== Goes on, two: 1 changed", "log"),
     ]
 
 
