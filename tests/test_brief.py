@@ -46,7 +46,8 @@ class Folder:
         self.command = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", "hosts", "play.yml"]
 
     def environment(self, **more: str) -> dict[str, str]:
-        return os.environ | {"ANSIBLE_STDOUT_CALLBACK": "brief", "CI": ""} | more
+        # With one fork, hosts come in their order.
+        return os.environ | {"ANSIBLE_STDOUT_CALLBACK": "brief", "ANSIBLE_FORKS": "1", "CI": ""} | more
 
     def run(self, playbook: str, *arguments: str, code: int = 0, **environment: str) -> str:
         """Run a playbook and return what it prints, without recap and seconds; a stage is `=== NAME, CHANGES`."""
@@ -62,6 +63,7 @@ class Folder:
         )
         assert run.returncode == code, run.stdout
         assert "DEPRECAT" not in run.stdout and "callback" not in run.stdout, run.stdout
+        self.recap = re.findall(r"^\w+ +: ok=.*", run.stdout, re.MULTILINE)
         lines = [line for line in run.stdout.splitlines() if not re.match(r"\w+ +: ok=\d", line)]
         lines = [LINE.sub(lambda found: f"=== {found[1]}, {found[2]}", line) for line in lines]
         return "\n".join(re.sub(r"^\d+ s in all, log: log/play-[\d-]+\.log$", "log", line) for line in lines)
@@ -108,9 +110,15 @@ def test_a_success_is_a_line_for_each_stage_and_the_messages(folder: Folder) -> 
         "=== Changing, 3 changed",
         "log",
     ]
+    assert re.fullmatch(r"one +: ok=\d+ +changed=3 .* ignored=1 *", "\n".join(folder.recap))
     log = folder.log()
-    assert "TASK [ansible.builtin.command]" in log or "TASK [command]" in log
-    assert "PLAY RECAP" in log and "changed=3" in log and "...ignoring" in log and "\x1b" not in log
+    assert (
+        "RUNNING HANDLER [Follow]" in log
+        and "PLAY RECAP" in log
+        and "changed=3" in log
+        and "...ignoring" in log
+        and "\x1b" not in log
+    )
 
 
 def test_nothing_changed_names_no_log(folder: Folder) -> None:

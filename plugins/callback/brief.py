@@ -46,7 +46,7 @@ def kind(result: Any) -> str:
 
 
 def looped(result: Any) -> bool:
-    """Tell whether a result is that of a whole loop; its items had events of their own."""
+    """Return whether a result is that of a whole loop, whose items had events of their own."""
     return bool(result._task.loop) and "results" in result._result
 
 
@@ -92,7 +92,7 @@ class Stage:
         return ", ".join(f"{host}: {count} changed" for host, count in counts.items())
 
 
-class CallbackModule(Default):  # type: ignore[misc]
+class CallbackModule(Default):
     """Hands every event on to the callback default, whose display is the log file, and prints the brief lines itself.
 
     Results are read by `_result`, `_task` and `_host`, the only names that ansible-core before 2.19 has.
@@ -107,7 +107,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._screen = self._display
         self._log: TextIO | None = None  # without one, default prints to the screen and nothing else does
         self._log_path = Path()
-        self._started = time.monotonic()
+        self._started = 0.0
         self._ended = False
         self._lists_changes = bool(context.CLIARGS.get("check") or context.CLIARGS.get("diff"))
         self._transient = ""
@@ -129,6 +129,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         except OSError as error:
             self._screen.warning(f"No log can be written, so everything is printed: {error}")
             return
+        self._started, self._ended = time.monotonic(), False
         self.set_option("display_skipped_hosts", True)  # so that a task is in the log from its start
         self._display = copy.copy(self._screen)
         self._display.display = self._write
@@ -218,26 +219,29 @@ class CallbackModule(Default):  # type: ignore[misc]
         label = self._label(result)
         return message if label in message else f"{label}: {message}"
 
-    def _fail(self, result: Any) -> None:
+    def _fail(self, result: Any, ignored: bool) -> None:
         """Note a failure, and print all that its host has had in this stage once no rescue is left."""
         host = result._host.get_name()
         messages = self._item_failures.pop((host, result._task._uuid), None) or [self._failure(result)]
-        self._stage.failures.setdefault(host, {}).update(dict.fromkeys(messages))
-        self._tell_failures()
+        if ignored:
+            self._count(result)
+        else:
+            self._stage.failures.setdefault(host, {}).update(dict.fromkeys(messages))
+            self._tell_failures()
 
     def _tell_failures(self) -> None:
         alive = self._alive()
         for host in [host for host in self._stage.failures if host not in alive]:
+            self._stage.failed.add(host)
             if not alive:
                 self._tell_stage()
             for message in self._stage.failures.pop(host):
                 self._print(self._of(host, message), C.COLOR_ERROR)
-            self._stage.failed.add(host)
 
     def _tell_stage(self) -> None:
         stage = self._stage
         seconds = time.monotonic() - stage.started
-        if not stage.told and (stage.changed or stage.failures or stage.failed or seconds >= 1):
+        if not stage.told and (stage.changed or stage.failed or seconds >= 1):
             stage.told = True
             self._print(f"{stage.name:<56}{seconds:>5.0f} s  {stage.changes()}".rstrip())
 
@@ -303,16 +307,11 @@ class CallbackModule(Default):  # type: ignore[misc]
         super().v2_runner_item_on_failed(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        if ignore_errors:
-            self._count(result)
-            self._item_failures.pop((result._host.get_name(), result._task._uuid), None)
-        else:
-            self._fail(result)
+        self._fail(result, ignored=ignore_errors)
         super().v2_runner_on_failed(result, ignore_errors)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        if not result._task.ignore_unreachable:
-            self._fail(result)
+        self._fail(result, ignored=result._task.ignore_unreachable)
         super().v2_runner_on_unreachable(result)
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
