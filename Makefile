@@ -1,5 +1,4 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-STARTED := $(shell date +%s)
 .PHONY: help up check down test quick chaos machine lint unit train tools tools-legacy dev-tools
 .DEFAULT_GOAL := help
 
@@ -8,7 +7,7 @@ help: ## This list
 
 # By path: make 3.81, macOS's, ignores the exported PATH when it runs a simple command.
 up: tools ## Bring up a server in a container on this machine and serve models/ from it
-	@SLIPWAY_STARTED=$(STARTED) .venv/bin/ansible-playbook site.yml
+	@.venv/bin/ansible-playbook site.yml
 
 check: tools ## Check every model and its card, or one of them: make check MODEL=name
 	@.venv/bin/ansible-playbook playbooks/check.yml $(if $(MODEL),-e '{"model": "$(MODEL)"}')

@@ -9,6 +9,9 @@ import subprocess
 from conftest import make
 from host import ROOT
 
+# What is printed: a line a stage, and the summary; the first time also what was made.
+UP_LINES, UP_AGAIN_LINES = 30, 20
+
 
 def predict() -> list[list[float]]:
     command = ["curl", "--silent", "--show-error", "--fail", "--cacert", str(ROOT / "ca/slipway-check.pem")]
@@ -23,6 +26,8 @@ def predict() -> list[list[float]]:
 
 
 def test_up_ends_in_a_right_prediction(embedded: str) -> None:
+    assert len(embedded.splitlines()) <= UP_LINES, embedded
+    assert re.search(r"^\d+ s in all, log: log/site-[\d-]+\.log$", embedded, re.MULTILINE)
     assert "address     https://localhost:18443/" in embedded
     assert 'prediction  digits, example "three":' in embedded
     assert "digit = 3" in embedded
@@ -40,6 +45,7 @@ def test_http_is_redirected_to_the_published_port(embedded: str) -> None:
 
 def test_up_again_changes_nothing(embedded: str) -> None:
     output = make("up")
+    assert len(output.splitlines()) <= UP_AGAIN_LINES, output
     assert re.search(r"^slipway-check +: ok=\d+ +changed=0 +unreachable=0 +failed=0", output, re.MULTILINE), output[
         -3000:
     ]

@@ -56,6 +56,7 @@ class Machine:
         shared += [f"{self.folder}/passwd:/etc/passwd:ro"]
         shared += [f"{next(filter(os.path.exists, AUTHORITIES))}:{AUTHORITIES[0]}:ro"]
         settings = {"HOME": self.folder, "ANSIBLE_INVENTORY": "tests/operator/inventory"}
+        settings |= {"ANSIBLE_STDOUT_CALLBACK": "default"}
         settings |= {"DOCKER_BUILDKIT": "1", "PIP_CERT": AUTHORITIES[0]}
         return docker(
             *("run", "--rm", "--name", MACHINE, "--network", "host", "--workdir", str(self.checkout)),
