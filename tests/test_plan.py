@@ -311,6 +311,7 @@ OLD = release("r1", {"digits": "a", "wine": "b"})
         (release("r2", OLD["models"], OLD["image"], workers="1"), OLD, "model_server_workers 2 -> 1"),
         (release("r2", OLD["models"], OLD["image"], memory="2g"), OLD, "model_server_memory 1g -> 2g"),
         (release("r2", OLD["models"]), OLD, "~ app, runtime or base image"),
+        (release("r2", {"digits": "a"}), OLD | {"models": ["digits", "wine"]}, "~ digits  - wine"),
         (release("r2", OLD["models"], OLD["image"]), OLD, "nothing"),
     ],
 )

@@ -92,6 +92,8 @@ def release_changes(new: Data, old: Data) -> dict[str, Any]:
         return {"model_server_memory": release.get("memory", "")} | named
 
     models, before = new["models"], old.get("models", {})
+    if isinstance(before, list):  # a record from before 0.1.0, without hashes
+        before = dict.fromkeys(before, "")
     now, then = settings(new), settings(old)
     return {
         "added": sorted(set(models) - set(before)),
