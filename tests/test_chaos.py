@@ -391,7 +391,7 @@ def test_a_full_disk_is_not_noticed(small_disk: None) -> None:
     with prober() as probe:
         said = refused("deploy", model_server_workers=1)
     unnoticed("disk full, and a deploy that fails for it", probe)
-    assert "/var/lib/slipway can not be written to: 0 free. Remedy: make room" in said
+    assert "/var/lib/slipway cannot be written to: 0 MB free. Remedy: make room" in said
     on_host("rm /mnt/small/fill")
     assert (release(), ids()) == (serves, before)
     play("deploy", model_server_workers=1)

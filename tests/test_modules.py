@@ -18,6 +18,7 @@ SUMS = plugin("modules/bundle_sums.py")
 ARCHIVE = plugin("modules/model_image_archive.py")
 GATE = plugin("modules/readiness_gate.py")
 LEASE = plugin("modules/deploy_lease.py")
+ANSWERS = plugin("modules/service_answers.py")
 NETWORKS = plugin("filter/networks.py")
 STATE = plugin("modules/server_state.py")
 SYSTEMS = plugin("filter/systems.py")
@@ -214,7 +215,7 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
 
 
 def test_the_engine_says_what_it_cannot_limit() -> None:
-    assert STATE.unlimited({"MemoryLimit": True, "SwapLimit": False, "PidsLimit": True}) == ["swap"]
+    assert STATE.unenforced_limits({"MemoryLimit": True, "SwapLimit": False, "PidsLimit": True}) == ["swap"]
 
 
 def test_a_release_is_read_from_its_image_and_containers() -> None:
@@ -300,3 +301,35 @@ def test_a_route_to_the_subnet_is_found_unless_it_leads_to_the_bridge() -> None:
         "blackhole 172.16.239.128/25",
     ]
     assert NETWORKS.colliding_routes(routes, "172.16.239.0/24", "slipway0") == [routes[2], routes[4], routes[5]]
+
+
+def test_a_container_has_the_address_of_its_network() -> None:
+    networks = {"slipway": {"IPAddress": "172.16.239.10"}, "bridge": {"IPAddress": "172.17.0.2"}, "none": {}}
+    found = {
+        "Config": {"Labels": {"slipway.release": "r1"}},
+        "State": {"Status": "running"},
+        "NetworkSettings": {"Networks": networks},
+    }
+    assert STATE.container(found) == {"release": "r1", "address": "172.16.239.10", "status": "running"}
+    stopped = found | {"NetworkSettings": {"Networks": {"slipway": {"IPAddress": ""}}}}
+    assert STATE.container(stopped)["address"] == ""
+
+
+def test_the_days_of_a_certificate_are_counted_in_any_locale() -> None:
+    assert STATE.days_until("notAfter=Jan  2 00:00:00 1970 GMT\n", 0) == 1
+    assert STATE.days_until("notAfter=Dec 31 23:59:59 1969 GMT", 0) == -1
+
+
+def test_only_a_lease_that_has_not_expired_is_a_deploy_under_way() -> None:
+    line = "100 50 operator there 3 4"
+    assert STATE.lease(line, 99)["user"] == "operator"
+    assert STATE.lease(line, 100) == STATE.lease("100 50", 1) == STATE.lease("", 1) == {}
+
+
+def test_a_summary_asks_the_models_that_are_new_or_the_first_with_an_example() -> None:
+    models = [{"name": "a", "examples": []}, {"name": "b", "examples": [1]}, {"name": "c", "examples": [1]}]
+    assert [model["name"] for model in ANSWERS.chosen(models, ["a", "c"])] == ["c"]
+    assert [model["name"] for model in ANSWERS.chosen(models, [])] == ["b"]
+    assert ANSWERS.chosen(models[:1], ["a"]) == []
+    assert ANSWERS.plain({"label": "3", "values": [0.1]}) == "3"
+    assert ANSWERS.plain({"values": [0.1]}) == [0.1]

@@ -177,7 +177,6 @@ class FilterModule:
             "file_sums": file_sums,
             "manifest_engines": manifest_engines,
             "model_faults": model_faults,
-            "model_names": model_names,
             "prune_plan": prune_plan,
             "runtime_hash": runtime_hash,
         }

@@ -19,35 +19,46 @@ def rollout_steps(state: Data, wish: Data) -> list[Step]:
     `wish` has `replicas` and `spare`, each a name and an address, and `outdated`, the names of the replicas that are
     missing or differ from the release.
 
-    What serves is replaced only while a candidate at the spare address, which has passed its gate, answers in its
-    place. There is no journal: an interrupted rollout leaves a replica out of rotation, and the next one, of whichever
-    release, finishes that first. It has no request to lose, so it needs no candidate, and what is at the spare
-    address, perhaps of another release, serves on meanwhile.
+    A replica in rotation is replaced only while a candidate at the spare address, which has passed its gate, answers in
+    its place. There is no journal: an interrupted rollout leaves a replica out of rotation, and the next one, of
+    whichever release, finishes that first. That replica gets no requests, so it needs no candidate; the container at
+    the spare address, possibly of another release, serves meanwhile.
     """
     replicas = [{"name": name, "address": address} for name, address in wish["replicas"]]
     spare = dict(zip(("name", "address"), wish["spare"], strict=True))
     addresses = [replica["address"] for replica in replicas]
-    names = [replica["name"] for replica in replicas]
 
-    interrupted = [replica for replica in replicas if replica["address"] in state["out"]]
+    # Of several drain files, nginx goes by the last replica's: that one gets no requests.
+    interrupted = [replica for replica in reversed(replicas) if replica["address"] in state["out"]]
     left = [replica for replica in replicas if replica["name"] in wish["outdated"] and replica not in interrupted]
-    serves = [replica for replica in left if replica["address"] in state["serving"]]
+    in_rotation = [replica for replica in left if replica["address"] in state["serving"]]
+    # A run may have ended between the start of a replica that nginx does not know yet and its gate.
+    unproven = [r for r in replicas if r not in interrupted + left and r["address"] not in state["serving"]]
 
     def step(verb: str, container: Data) -> Step:
         return {"do": verb, **container}
 
-    steps = [step(verb, replica) for replica in interrupted for verb in ("start", "gate", "put_in")]
-    if serves:
+    def route(to: list[str]) -> Step:
+        return {"do": "route", "addresses": to, "spare": spare["address"]}
+
+    steps = []
+    staying = [address for address in state["serving"] if address in addresses]
+    # An interrupted replica that is wanted no longer keeps the spare address in rotation until nginx forgets it.
+    if staying and set(state["out"]) & (set(state["serving"]) - set(addresses)):
+        steps.append(route(staying))
+    steps += [step(verb, replica) for replica in interrupted for verb in ("start", "gate", "put_in")]
+    if in_rotation:
         steps += [step("start", spare), step("gate", spare) | {"candidate": True}]
     for replica in left:
-        around = replica in serves
-        steps += [step("take_out", replica)] if around else []
+        steps += [step("take_out", replica)] if replica in in_rotation else []
         steps += [step("start", replica), step("gate", replica)]
-        steps += [step("put_in", replica)] if around else []
-    steps.append({"do": "route", "addresses": addresses, "spare": spare["address"]})
-    steps += [{"do": "clear", "address": address} for address in state["out"] if address not in addresses]
-    surplus = set(state["containers"]) | ({spare["name"]} if serves else set())
-    steps += [{"do": "remove", "name": name} for name in sorted(surplus - set(names))]
+        steps += [step("put_in", replica)] if replica in in_rotation else []
+    steps += [step("gate", replica) for replica in unproven]
+    if steps != [route(addresses)]:
+        steps.append(route(addresses))
+    steps += [{"do": "put_in", "address": address} for address in state["out"] if address not in addresses]
+    surplus = set(state["containers"]) | ({spare["name"]} if in_rotation else set())
+    steps += [{"do": "remove", "name": name} for name in sorted(surplus - {replica["name"] for replica in replicas})]
     return steps
 
 
@@ -64,20 +75,29 @@ def changes_something(steps: Iterable[Data]) -> bool:
 def rollout_in_words(steps: Iterable[Data]) -> list[str]:
     """Return a line for each step of a rollout that changes something."""
     words = {
-        "clear": "remove the stale drain file of {address}",
         "start": "start {name} at {address}",
         "gate": "wait until {name} answers every example of every model",
         "take_out": "take {name} out of nginx's rotation",
         "put_in": "put {name} back into nginx's rotation",
         "remove": "remove {name}",
     }
-    return [words[step["do"]].format(**step) for step in steps if step["do"] in words]
+    return [
+        words[step["do"]].format(**step) if "name" in step else f"remove the stale drain file of {step['address']}"
+        for step in steps
+        if step["do"] in words
+    ]
 
 
 def served_releases(history: Iterable[Data]) -> list[str]:
     """Return the releases that came into service, the one that serves first, each once."""
     releases = [line["release"] for line in history if line["result"] == "served"]
     return list(dict.fromkeys(reversed(releases)))
+
+
+def _models(release: Data) -> Data:
+    """The models of a release; early records have their names alone."""
+    models = release.get("models", {})
+    return models if isinstance(models, Mapping) else dict.fromkeys(models, "")
 
 
 def release_changes(new: Data, old: Data) -> dict[str, Any]:
@@ -91,9 +111,7 @@ def release_changes(new: Data, old: Data) -> dict[str, Any]:
         named = {name.lower(): value for name, value in release.get("env", {}).items()}
         return {"model_server_memory": release.get("memory", "")} | named
 
-    models, before = new["models"], old.get("models", {})
-    if isinstance(before, list):  # a record from before 0.1.0, without hashes
-        before = dict.fromkeys(before, "")
+    models, before = _models(new), _models(old)
     now, then = settings(new), settings(old)
     return {
         "added": sorted(set(models) - set(before)),
@@ -118,7 +136,7 @@ def changes_in_words(changes: Data) -> str:
 
 
 def history_lines(state: Data) -> list[str]:
-    """Return a line for each deploy and rollback, the newest first, and whether its release can be served again."""
+    """Return a line for each line of the history, the newest first, and whether its release can be served again."""
     lines, current = [], False
     for line in reversed(state["history"]):
         release, mark = line["release"], line["result"]
@@ -133,7 +151,15 @@ def history_lines(state: Data) -> list[str]:
     return lines
 
 
-def available(state: Data) -> list[Data]:
+def extended_history(history: Sequence[Data], line: Data, keep: int | str) -> list[Data]:
+    """Return the history with a line more: the last 200, and those of the last `keep` releases that served."""
+    lines = [*history, line]
+    last = {each["release"]: number for number, each in enumerate(lines) if each["result"] == "served"}
+    kept = {last[release] for release in served_releases(lines)[: int(keep)]}
+    return [each for number, each in enumerate(lines) if number in kept or number >= len(lines) - 200]
+
+
+def available_releases(state: Data) -> list[Data]:
     """Return the releases that are recorded and whose image is there, the newest first."""
     there = [record for record in state["releases"].values() if record["image"] in state["images"]]
     return sorted(there, key=lambda record: record["time"], reverse=True)
@@ -146,7 +172,9 @@ def rollback_target(state: Data, asked: str) -> str:
 
 def rollback_refusal(state: Data, target: str, host: str) -> str:
     """Return why a server cannot go back to a release, with the releases that it can go back to; "" if it can."""
-    there = available(state)
+    if not state["engine"]:
+        return f"No Docker Engine answers on {host}. Nothing was changed. Remedy: see systemctl status docker there."
+    there = available_releases(state)
     if target in [record["id"] for record in there]:
         return ""
     lines = [
@@ -181,8 +209,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            available_releases,
             changes_in_words,
             changes_something,
+            extended_history,
             history_lines,
             outdated_containers,
             prunable,

@@ -91,8 +91,9 @@ def main():
             since = lease["since"] if found == "ours" else now
             write(path, "%d %d %s" % (now + 60 * module.params["minutes"], since, holder))
     except EnvironmentError as error:
-        space = "%d MB free" % free_space(folder) if os.path.isdir(folder) else error.strerror
-        module.fail_json(msg="%s cannot be written to: %s. Remedy: make room." % (folder, space))
+        full = error.errno == errno.ENOSPC
+        why = "%d MB free. Remedy: make room" % free_space(folder) if full else error.strerror
+        module.fail_json(msg="%s cannot be written to: %s." % (folder, why))
     module.exit_json(changed=False, found=found, lease=lease)
 
 

@@ -31,7 +31,7 @@ def restarts(container):
 def ask(url):
     """The status (0 for no answer) and the body."""
     body, _, status = said(
-        "curl", "--silent", "--max-time", str(ANSWER_SECONDS), "--write-out", "\n%{http_code}", url
+        "curl", "--noproxy", "*", "--silent", "--max-time", str(ANSWER_SECONDS), "--write-out", "\n%{http_code}", url
     ).rpartition("\n")
     return int(status or 0), body.strip()
 
@@ -63,8 +63,11 @@ def main():
     )
     container = module.params["container"]
     url = "http://%s:%d/readyz" % (module.params["address"], module.params["port"])
-    why = wait(url, module.params["seconds"], ask, lambda: restarts(container), time.time, time.sleep)
-    log = said("docker", "logs", "--tail", "20", container) if why else ""
+    try:
+        why = wait(url, module.params["seconds"], ask, lambda: restarts(container), time.time, time.sleep)
+        log = said("docker", "logs", "--tail", "20", container) if why else ""
+    except EnvironmentError as error:
+        module.fail_json(msg="%s: the gate needs curl and docker" % error)
     module.exit_json(changed=False, ready=not why, why=why, log=log.rstrip())
 
 

@@ -4,16 +4,17 @@
 Returned under `state`:
 
 - `engine`: whether the Docker Engine answers; without one, the next four are empty.
-- `unlimited`: what the engine cannot limit, of `memory`, `swap` and `processes`.
+- `unenforced_limits`: what the engine cannot limit, of `memory`, `swap` and `processes`.
 - `networks`: names of the engine's networks.
 - `images`: tag -> `{model: hash}` of each image of slipway/model-server.
 - `containers`: name -> `release`, `address` ("" if it has none) and `status`, of each model server.
 - `serving`: the addresses to which nginx sends requests, without the spare one.
 - `drain_folder`: where nginx looks for a file that keeps a model server out of rotation, "" before the first deploy.
 - `out`: the addresses that such files keep out, those that nginx does not know included.
-- `history`: the deploys and rollbacks, oldest first.
+- `maintenance`: whether nginx answers every request with 503.
+- `history`: the deploys, rollbacks and refused builds, oldest first.
 - `releases`: id -> record of each release that can be served again.
-- `health`: with `health: true`, how the server is: the containers that are `ready`, `nginx`, `maintenance`,
+- `health`: with `health: true`, how the server is: the containers that are `ready`, `nginx`,
   `certificate_days`, `disks` and the deploy `lease`.
 
 Runs on servers, so it supports Python 2.7 as well as 3.
@@ -31,8 +32,11 @@ from ansible.module_utils.basic import AnsibleModule
 NGINX = "/etc/nginx"
 REPOSITORY = "slipway/model-server"
 LABEL = "slipway=model-server"
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# An engine that hangs does not answer for longer than this.
+ENGINE_SECONDS = 60
 # The words of the lease (module deploy_lease).
-LEASE = ("expires", "since", "user", "controller", "pid", "started")
+LEASE_WORDS = ("expires", "since", "user", "controller", "pid", "started")
 
 
 class StateError(Exception):
@@ -51,15 +55,24 @@ def run(*command):
 
 def docker(*command):
     """Return a docker command's output; StateError with the engine's message if it fails."""
-    code, out, err = run("docker", *command)
+    code, out, err = run_docker(*command)
     if code != 0:
         raise StateError("docker %s: %s" % (" ".join(command), err))
     return out
 
 
+def run_docker(*command):
+    code, out, err = run("timeout", str(ENGINE_SECONDS), "docker", *command)
+    if code == 124:
+        raise StateError(
+            "docker %s: no answer in %d s. Remedy: see systemctl status docker." % (command[0], ENGINE_SECONDS)
+        )
+    return code, out, err
+
+
 def inspect(kind, names):
     """What `docker inspect` says of those images or containers; of one that was just removed, nothing."""
-    _, said, _ = run("docker", kind, "inspect", *names) if names else (0, "[]", "")
+    _, said, _ = run_docker(kind, "inspect", *names) if names else (0, "[]", "")
     return json.loads(said)
 
 
@@ -71,7 +84,7 @@ def read(path):
         return file.read().decode("utf-8", "replace")
 
 
-def unlimited(info):
+def unenforced_limits(info):
     """What an engine cannot limit, by its `docker info` as JSON."""
     names = (("memory", "MemoryLimit"), ("swap", "SwapLimit"), ("processes", "PidsLimit"))
     return [name for name, field in names if not info.get(field)]
@@ -89,7 +102,7 @@ def container(found):
     networks = found["NetworkSettings"]["Networks"].values()
     return {
         "release": found["Config"]["Labels"].get("slipway.release", ""),
-        "address": "".join(network.get("IPAddress") or "" for network in networks),
+        "address": next((network["IPAddress"] for network in networks if network.get("IPAddress")), ""),
         "status": found["State"]["Status"],
     }
 
@@ -143,8 +156,8 @@ def releases(folder):
 
 def engine_state():
     """What the engine has; nothing if none answers."""
-    state = {"engine": False, "unlimited": [], "networks": [], "images": {}, "containers": {}}
-    code, said, _ = run("docker", "info", "--format", "{{ json . }}")
+    state = {"engine": False, "unenforced_limits": [], "networks": [], "images": {}, "containers": {}}
+    code, said, _ = run_docker("info", "--format", "{{ json . }}")
     info = json.loads(said) if code == 0 else {}
     if info.get("ServerVersion"):
         tags = docker("image", "ls", "--format", "{{ .Repository }}:{{ .Tag }}", REPOSITORY).split()
@@ -154,7 +167,7 @@ def engine_state():
         for found in inspect("container", ids):
             state["containers"][found["Name"].lstrip("/")] = container(found)
         state["engine"] = True
-        state["unlimited"] = unlimited(info)
+        state["unenforced_limits"] = unenforced_limits(info)
         state["networks"] = docker("network", "ls", "--format", "{{ .Name }}").split()
     return state
 
@@ -162,10 +175,22 @@ def engine_state():
 def days_left(path):
     """The days until a certificate expires, None if it cannot be read."""
     code, said, _ = run("openssl", "x509", "-noout", "-enddate", "-in", path)
-    if code != 0:
-        return None
-    end = calendar.timegm(time.strptime(said.strip().partition("=")[2], "%b %d %H:%M:%S %Y %Z"))
-    return int((end - time.time()) // 86400)
+    return days_until(said, time.time()) if code == 0 else None
+
+
+def days_until(line, now):
+    """The days from `now` until the date in "notAfter=Feb  8 21:04:05 2029 GMT", whatever the locale."""
+    month, day, clock, year = line.strip().partition("=")[2].split()[:4]
+    hours, minutes, seconds = clock.split(":")
+    fields = (year, MONTHS.index(month) + 1, day, hours, minutes, seconds)
+    return int((calendar.timegm([int(field) for field in fields]) - now) // 86400)
+
+
+def lease(line, now):
+    """The lease of a deploy under way, {} if there is none."""
+    words = line.split()
+    under_way = len(words) == len(LEASE_WORDS) and words[0].isdigit() and int(words[0]) > now
+    return dict(zip(LEASE_WORDS, words)) if under_way else {}
 
 
 def disk(path):
@@ -184,7 +209,10 @@ def ready(containers, port):
 
     def answers(address):
         url = "http://%s:%s/readyz" % (address, port)
-        return run("curl", "--silent", "--fail", "--max-time", "10", "--output", "/dev/null", url)[0] == 0
+        return (
+            run("curl", "--noproxy", "*", "--silent", "--fail", "--max-time", "10", "--output", "/dev/null", url)[0]
+            == 0
+        )
 
     return [name for name, found in sorted(containers.items()) if found["address"] and answers(found["address"])]
 
@@ -193,15 +221,14 @@ def health(state, folder):
     """How the server is."""
     port = first(r"^ *server [0-9.]+:([0-9]+) max_fails", read(os.path.join(NGINX, "upstream.conf")))
     certificate = first(r"^ *ssl_certificate +([^;]+);", read(os.path.join(NGINX, "nginx.conf")))
-    _, root, _ = run("docker", "info", "--format", "{{ .DockerRootDir }}")
+    _, root, _ = run_docker("info", "--format", "{{ .DockerRootDir }}")
     places = ["/"] + ([root.strip()] if os.path.isdir(root.strip()) else [])
     return {
         "ready": ready(state["containers"], port),
         "nginx": run("systemctl", "is-active", "nginx")[1].strip(),
-        "maintenance": os.path.exists(os.path.join(NGINX, "maintenance")),
         "certificate_days": days_left(certificate),
         "disks": [disk(place) for place in places],
-        "lease": dict(zip(LEASE, read(os.path.join(folder, "lease")).split())),
+        "lease": lease(read(os.path.join(folder, "lease")), time.time()),
     }
 
 
@@ -220,13 +247,14 @@ def main():
         state.update(
             serving=serving(read(os.path.join(NGINX, "upstream.conf"))),
             drain_folder=drained,
+            maintenance=os.path.exists(os.path.join(NGINX, "maintenance")),
             out=out(drained),
             history=history(read(os.path.join(folder, "history"))),
             releases=releases(os.path.join(folder, "releases")),
         )
         if module.params["health"]:
             state["health"] = health(state, folder)
-    except (StateError, EnvironmentError) as error:
+    except (StateError, EnvironmentError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, state=state)
 

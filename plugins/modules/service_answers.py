@@ -1,8 +1,8 @@
 #!/usr/bin/python
 """Asks the service over HTTPS, verified, for its models and for a prediction of some: each model's first example.
 
-It asks with curl, which can verify one name while it connects to another address: neither DNS nor the public port is
-needed. Without `ask`, or where none of these models has an example, it asks the first model that has one.
+It asks with curl, which verifies the name while it connects to another address, without DNS and past any proxy.
+Without `ask`, or where none of these models has an example, it asks the first model that has one.
 
 Returned: `models`, their names; `answers`, for each model asked its `model`, `example` and `outputs` (name -> label or
 values).
@@ -24,13 +24,14 @@ class AskError(Exception):
 
 
 class Service(object):
-    """The service at an address, `https://name:port`, reached by way of `connect`, `host:port`."""
+    """The service at `address`, `https://name:port`, by way of the IP address `host`."""
 
-    def __init__(self, address, connect, ca):
+    def __init__(self, address, host, ca):
         self._address = address.rstrip("/")
         target = self._address.partition("://")[2]
-        self._curl = ["curl", "--fail", "--silent", "--show-error", "--max-time", "30"]
-        self._curl += ["--connect-to", "%s:%s" % (target, connect)] + (["--cacert", ca] if ca else [])
+        self._curl = ["curl", "--fail", "--silent", "--show-error", "--max-time", "30", "--noproxy", "*"]
+        # Not --connect-to, which CentOS 7's curl does not know.
+        self._curl += ["--resolve", "%s:%s" % (target, host)] + (["--cacert", ca] if ca else [])
 
     def ask(self, path, *options):
         command = self._curl + list(options) + [self._address + "/" + path.lstrip("/")]
@@ -69,13 +70,13 @@ def main():
     module = AnsibleModule(
         {
             "address": {"type": "str", "required": True},
-            "connect": {"type": "str", "required": True},
+            "host": {"type": "str", "default": "127.0.0.1"},
             "ca": {"type": "str", "default": ""},
             "ask": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    service = Service(*(module.params[name] for name in ("address", "connect", "ca")))
+    service = Service(*(module.params[name] for name in ("address", "host", "ca")))
     folder = tempfile.mkdtemp()
     try:
         models = json.loads(service.ask("models").decode("utf-8"))["models"]
@@ -85,7 +86,7 @@ def main():
             said = service.predict(model["name"], example["row"], folder)
             outputs = {name: plain(output) for name, output in said.items()}
             answers.append({"model": model["name"], "example": example["name"], "outputs": outputs})
-    except (AskError, EnvironmentError) as error:
+    except (AskError, EnvironmentError, ValueError) as error:
         module.fail_json(msg="%s. Remedy: run playbooks/status.yml, and see docs/operations.md, Trouble." % error)
     finally:
         shutil.rmtree(folder)
