@@ -36,8 +36,8 @@ class Outcome:
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs roles on the scenario's hosts: play("nginx", "certificate", check=True, nginx_max_body_mb=1).
+def run_roles(tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs roles on the scenario's hosts: run_roles("nginx", "certificate", check=True, nginx_max_body_mb=1).
 
     A role may be "role/entry point". `check` asks what would change; `arguments` are ansible-playbook's own.
     """

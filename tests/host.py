@@ -27,7 +27,7 @@ PLAY_SECONDS = 900
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class Play:
+class PlaybookRun:
     """A playbook that runs on the host, in a process group of its own."""
 
     def __init__(self, playbook: str, *arguments: str, **variables: Any) -> None:
@@ -73,16 +73,16 @@ class Play:
         return code
 
 
-def play(playbook: str, *arguments: str, **variables: Any) -> str:
+def run_playbook(playbook: str, *arguments: str, **variables: Any) -> str:
     """Run a playbook, with ansible-playbook's own arguments too, and return what it said."""
-    run = Play(playbook, *arguments, **variables)
+    run = PlaybookRun(playbook, *arguments, **variables)
     assert run.end() == 0, run.output[-5000:]
     return run.output
 
 
 def refused(playbook: str, *arguments: str, **variables: Any) -> str:
     """Run a playbook that must fail, and return what it said."""
-    run = Play(playbook, *arguments, **variables)
+    run = PlaybookRun(playbook, *arguments, **variables)
     assert run.end() != 0, run.output[-5000:]
     return run.output
 

@@ -275,7 +275,7 @@ class Machine:
             "sudo -k -S -p '' sh -eu /dev/stdin", given=f"{self._password}\n{command}\n", seconds=seconds
         )
 
-    def play(self, playbook: str, *arguments: str, **variables: Any) -> tuple[str, float]:
+    def run_playbook(self, playbook: str, *arguments: str, **variables: Any) -> tuple[str, float]:
         """Run a playbook on it, and return what it said and the seconds that took."""
         started = time.monotonic()
         command: list[str | Path] = [Path(sys.executable).parent / "ansible-playbook", playbook, *arguments]

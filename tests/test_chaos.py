@@ -25,17 +25,17 @@ from host import (
     HOST,
     PORT,
     ROOT,
-    Play,
+    PlaybookRun,
     ask,
     asked_again,
     containers,
     ids,
     leased,
     on_host,
-    play,
     refused,
     release,
     reloads,
+    run_playbook,
     served,
     served_certificate,
     wait_until_ready,
@@ -138,7 +138,7 @@ def first_release(embedded: str) -> str:
 def shipped(first_release: str) -> None:
     """The models as they ship, on two replicas, whatever a test before has left."""
     if release() != first_release or len(containers()) != 2:
-        play("rollback", release=first_release)
+        run_playbook("rollback", release=first_release)
 
 
 PROVISIONING = ["nginx configuration change", "certificate renewal"]
@@ -154,7 +154,7 @@ def test_provisioning_is_not_noticed(event: str) -> None:
         variables |= {"certificate_renew_days": days_left + 2, "certificate_valid_days": days_left + 60}
     before = reloads()
     with prober() as probe:
-        play("provision", **variables)
+        run_playbook("provision", **variables)
     unnoticed(event, probe, reloads() - before)
     assert (ask("/models")[0].headers["Strict-Transport-Security"] == "max-age=300") == ("nginx" in event)
     assert (served_certificate()["serialNumber"] != certificate["serialNumber"]) == ("certificate" in event)
@@ -162,12 +162,12 @@ def test_provisioning_is_not_noticed(event: str) -> None:
 
 def test_a_changed_model_comes_into_service_unnoticed(sharp_models: str, shipped: None) -> None:
     if FULL:
-        play("build", model_image_models=sharp_models)
+        run_playbook("build", model_image_models=sharp_models)
     before, reloaded, old = ids(), reloads(), release()
     again = asked_again()
     with prober() as probe:
         start = time.monotonic()
-        said = play("deploy", model_image_models=sharp_models)
+        said = run_playbook("deploy", model_image_models=sharp_models)
         seconds = time.monotonic() - start
     unnoticed("redeploy with a changed model", probe, becomes=SHARP)
     assert release() != old and set(ids()) == set(before) and not set(ids().values()) & set(before.values())
@@ -181,7 +181,7 @@ def test_going_back_is_not_noticed() -> None:
     again = asked_again()
     with prober() as probe:
         start = time.monotonic()
-        play("rollback")
+        run_playbook("rollback")
         seconds = time.monotonic() - start
     unnoticed("rollback", probe, becomes=SHIPPED)
     assert release() == releases[-2] and (reloads(), asked_again()) == (reloaded, again)
@@ -195,7 +195,7 @@ def test_changing_the_release_is_quick(sharp_models: str) -> None:
         ("rollback", 20, "rollback", {}),
     ):
         start = time.monotonic()
-        play(playbook, **variables)
+        run_playbook(playbook, **variables)
         hold_to(target, what, time.monotonic() - start)
 
 
@@ -227,7 +227,7 @@ def test_changed_settings_come_into_service_unnoticed(shipped: None) -> None:
     reloaded, old, image = reloads(), release(), containers()["model-server-1"]["Image"]
     again = asked_again()
     with prober() as probe:
-        play("deploy", model_server_workers=1)
+        run_playbook("deploy", model_server_workers=1)
     unnoticed("settings change", probe)
     assert release() != old and (reloads(), asked_again()) == (reloaded, again)
     assert all("MODEL_SERVER_WORKERS=1" in c["Config"]["Env"] and c["Image"] == image for c in containers().values())
@@ -236,7 +236,7 @@ def test_changed_settings_come_into_service_unnoticed(shipped: None) -> None:
 def test_of_two_deploys_the_second_stops_at_once(shipped: None) -> None:
     reloaded, old = reloads(), release()
     with prober() as probe:
-        first = Play("deploy", model_server_workers=1)
+        first = PlaybookRun("deploy", model_server_workers=1)
         first.wait_until(leased)
         start = time.monotonic()
         said = refused("deploy", model_server_workers=3)
@@ -251,14 +251,14 @@ def test_of_two_deploys_the_second_stops_at_once(shipped: None) -> None:
 
 
 def test_deploys_go_on_behind_maintenance(first_release: str) -> None:
-    play("maintenance", state="on")
+    run_playbook("maintenance", state="on")
     for accept, kind in ("*/*", "application/json"), ("text/html,*/*", "text/html"):
         answer, text = ask("/predict", b"{}", Accept=accept)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "120")
         assert answer.headers["Content-Type"].startswith(kind) and b"aintenance" in text
-    play("rollback", release=first_release, model_server_replicas=1)
+    run_playbook("rollback", release=first_release, model_server_replicas=1)
     assert ask("/models")[0].status == 503 and release() == first_release
-    play("maintenance", state="off")
+    run_playbook("maintenance", state="off")
     with prober() as probe:
         pass
     unnoticed("after maintenance", probe, becomes=SHIPPED)
@@ -266,30 +266,30 @@ def test_deploys_go_on_behind_maintenance(first_release: str) -> None:
 
 def test_a_single_replica_is_replaced_unnoticed(sharp_models: str, first_release: str) -> None:
     if release() != first_release or len(containers()) != 1:
-        play("rollback", release=first_release, model_server_replicas=1)
+        run_playbook("rollback", release=first_release, model_server_replicas=1)
     before, reloaded = ids(), reloads()
     again = asked_again()
     with prober() as probe:
-        play("deploy", model_server_replicas=1, model_image_models=sharp_models)
+        run_playbook("deploy", model_server_replicas=1, model_image_models=sharp_models)
     unnoticed("redeploy with a single replica", probe, becomes=SHARP)
     assert set(before) == set(ids()) == {"model-server-1"} and before != ids()
     assert release() != first_release and (reloads(), asked_again()) == (reloaded, again)
 
 
-def building(deploy: Play) -> None:
+def building(deploy: PlaybookRun) -> None:
     deploy.wait_until(lambda: "TASK [model_image : Compile the models that changed]" in deploy.output)
     time.sleep(2)
 
 
-def shipping(deploy: Play) -> None:
+def shipping(deploy: PlaybookRun) -> None:
     deploy.wait_until(lambda: "TASK [model_image : Load the image]" in deploy.output)
 
 
-def replacing(deploy: Play) -> None:
+def replacing(deploy: PlaybookRun) -> None:
     deploy.wait_until(lambda: bool(on_host("ls /etc/nginx/out")))
 
 
-Interruption = tuple[str, Callable[[Play], None]]
+Interruption = tuple[str, Callable[[PlaybookRun], None]]
 INTERRUPTIONS: list[list[Interruption]] = (
     [[(signal, stage)] for signal in ("SIGINT", "SIGKILL") for stage in (building, shipping, replacing)]
     if FULL
@@ -306,11 +306,11 @@ def test_an_interrupted_deploy_is_finished_by_the_next(interruptions: list[Inter
     old, reloaded, models = release(), reloads(), changed(tmp_path / "models", f"Changed at {time.time()}")
     with prober() as probe:
         for signal, stage in interruptions:
-            deploy = Play("deploy", model_image_models=models)
+            deploy = PlaybookRun("deploy", model_image_models=models)
             stage(deploy)
             deploy.interrupt(signal)
             assert leased(), f"{signal} while {stage.__name__}: no lease is left; {deploy.output[-2000:]}"
-        said = play("deploy", model_image_models=models)
+        said = run_playbook("deploy", model_image_models=models)
     # A reload is due where the test before has left a single replica: from then on there are two.
     event = f"deploy interrupted by {described(interruptions)}, and finished by the next"
     unnoticed(event, probe, reloads() - reloaded, becomes=SHIPPED)
@@ -353,7 +353,7 @@ def test_a_killed_nginx_comes_back() -> None:
 
 @only_full
 def test_a_request_that_hits_the_memory_limit_ends_alone() -> None:
-    play("deploy", model_server_memory="300m")
+    run_playbook("deploy", model_server_memory="300m")
     before, pids = ids(), on_host("pgrep --full [g]unicorn | sort").split()
     rows = b'{"instances":[' + b"[0,1]," * 2_000_000 + b"[0,1]]}"
     with prober() as probe:
@@ -394,7 +394,7 @@ def test_a_full_disk_is_not_noticed(small_disk: None) -> None:
     assert "/var/lib/slipway cannot be written to: 0 MB free. Remedy: make room" in said
     on_host("rm /mnt/small/fill")
     assert (release(), ids()) == (serves, before)
-    play("deploy", model_server_workers=1)
+    run_playbook("deploy", model_server_workers=1)
     assert release() != serves
 
 
@@ -424,7 +424,7 @@ def test_twenty_deploys_leave_the_disk_flat(tmp_path: Path) -> None:
     after: list[tuple[tuple[int, int, int], int]] = []
     with prober() as probe:
         for number in range(20):
-            play("deploy", model_image_models=changed(tmp_path / str(number), f"Changed at {time.time()}"))
+            run_playbook("deploy", model_image_models=changed(tmp_path / str(number), f"Changed at {time.time()}"))
             after.append((layers(), megabytes()))
     unnoticed("twenty deploys, one after the other", probe, becomes=SHIPPED)
     assert after[9][0] == after[19][0], str(after)
@@ -439,15 +439,15 @@ MOVED, MOVED_PORT = "slipway-moved", 18444
 def two_servers() -> Iterator[tuple[str, ...]]:
     """Arguments of ansible-playbook by which there is another server, slipway-moved, which is bare at first."""
     inventory = ("--inventory", "tests/moved.yml")
-    play("down", *inventory, "--limit", MOVED)
+    run_playbook("down", *inventory, "--limit", MOVED)
     yield inventory
-    play("down", *inventory, "--limit", MOVED)
+    run_playbook("down", *inventory, "--limit", MOVED)
 
 
 def test_a_service_moves_to_another_server_unnoticed(two_servers: tuple[str, ...]) -> None:
     certificate, reloaded = served_certificate(), reloads()
     with prober() as probe:
-        play("move", *two_servers, old=HOST, new=MOVED)
+        run_playbook("move", *two_servers, old=HOST, new=MOVED)
     unnoticed("moved to another server", probe, reloads() - reloaded)
     # The old one sends every request on: its own containers may be gone.
     on_host("docker stop $(docker ps --quiet --filter label=slipway=model-server)")
@@ -456,7 +456,7 @@ def test_a_service_moves_to_another_server_unnoticed(two_servers: tuple[str, ...
         assert ask("/readyz", port=port)[0].status == 200
     for what in "cat history", "ls releases", "cat releases/*":
         assert on_host(f"cd /var/lib/slipway; {what}", host=MOVED) == on_host(f"cd /var/lib/slipway; {what}")
-    play("rollback", *two_servers, "--limit", MOVED)
+    run_playbook("rollback", *two_servers, "--limit", MOVED)
     on_host("docker start model-server-1 model-server-2")
 
 

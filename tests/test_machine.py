@@ -78,7 +78,7 @@ def test_a_user_enters_by_ssh_and_needs_a_password_for_sudo(server: Machine) -> 
 
 
 def test_the_site_is_deployed(server: Machine) -> None:
-    said, seconds = server.play("site.yml")
+    said, seconds = server.run_playbook("site.yml")
     assert changes(said) > 0
     assert answers_rightly(server)
     docker = server.on("docker version --format '{{ .Server.Version }}'")
@@ -91,7 +91,7 @@ def test_the_site_is_deployed(server: Machine) -> None:
 
 
 def test_the_second_run_changes_nothing(server: Machine) -> None:
-    said, seconds = server.play("site.yml")
+    said, seconds = server.run_playbook("site.yml")
     assert changes(said) == 0, said[-3000:]
     see("again", f"{seconds:.0f} s, changed=0")
 
@@ -168,10 +168,10 @@ def test_a_reboot_ends_in_right_answers(server: Machine) -> None:
 
 def test_another_release_comes_and_goes(server: Machine) -> None:
     first = release(server)
-    _, there = server.play("playbooks/deploy.yml", model_server_workers=1)
+    _, there = server.run_playbook("playbooks/deploy.yml", model_server_workers=1)
     second = release(server)
     assert second != first and answers_rightly(server)
-    _, back = server.play("playbooks/rollback.yml")
+    _, back = server.run_playbook("playbooks/rollback.yml")
     assert release(server) == first and answers_rightly(server)
     see("releases", f"{first} -> {second} (one worker, {there:.0f} s) -> {first} (rollback.yml, {back:.0f} s)")
 
@@ -214,7 +214,7 @@ def test_selinux_keeps_nginx_from_the_model_servers_until_the_role_lets_it(serve
     assert server.ask(ROWS)[0] == 502
     assert any("name_connect" in line for line in denied(server, "httpd_t"))
     assert labels(server) == {"etc_t"}
-    said, seconds = server.play("site.yml")
+    said, seconds = server.run_playbook("site.yml")
     assert changes(said) > 0
     assert server.on("getsebool httpd_can_network_connect").endswith("on")
     assert answers_rightly(server)
@@ -224,7 +224,7 @@ def test_selinux_keeps_nginx_from_the_model_servers_until_the_role_lets_it(serve
 
 
 def test_the_second_run_under_selinux_changes_nothing(server: Machine) -> None:
-    said, seconds = server.play("site.yml")
+    said, seconds = server.run_playbook("site.yml")
     assert changes(said) == 0, said[-3000:]
     see("", f"again {seconds:.0f} s, changed=0")
 

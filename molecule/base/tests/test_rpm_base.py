@@ -39,8 +39,8 @@ def test_security_updates_are_installed_daily(host):
     assert host.service("yum-cron").is_enabled
 
 
-def test_end_of_life_stops_the_play_unless_it_is_accepted(play):
-    outcome = play("base", base_accept_end_of_life=False)
+def test_end_of_life_stops_the_play_unless_it_is_accepted(run_roles):
+    outcome = run_roles("base", base_accept_end_of_life=False)
     assert outcome.changed == []
     assert "no security updates since 2024-06-30" in outcome.failure
     assert "base_accept_end_of_life: true" in outcome.failure

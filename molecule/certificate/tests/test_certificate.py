@@ -9,7 +9,7 @@ import pytest
 from pki import issue
 from testinfra.host import Host
 
-Play = Callable[..., Any]
+RunRoles = Callable[..., Any]
 
 FOLDER = "/etc/slipway/tls"
 SIGN = "certificate : Sign the certificate with the CA"
@@ -49,38 +49,40 @@ def test_certificate_is_valid_as_long_as_it_says_and_the_ca_longer(host: Host) -
     assert host.run(f"openssl x509 -in {FOLDER}/ca.pem -noout -checkend {3600 * 86400}").rc == 0
 
 
-def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) -> None:
+def test_check_reports_exactly_what_was_altered_by_hand(host: Host, run_roles: RunRoles) -> None:
     host.check_output(f"cp {FOLDER}/ca.pem {FOLDER}/fullchain.pem")
-    assert play("certificate", check=True).changed == [SIGN]
+    assert run_roles("certificate", check=True).changed == [SIGN]
     host.check_output(f"echo nonsense > {FOLDER}/fullchain.pem && chmod 644 {FOLDER}/ca.key")
     before = fingerprints(host)
-    assert play("certificate", check=True).changed[0] == "certificate : Create the key of the CA"
+    assert run_roles("certificate", check=True).changed[0] == "certificate : Create the key of the CA"
     assert fingerprints(host) == before
-    assert play("certificate").changed == ["certificate : Create the key of the CA", SIGN]
-    assert play("certificate", check=True).changed == []
+    assert run_roles("certificate").changed == ["certificate : Create the key of the CA", SIGN]
+    assert run_roles("certificate", check=True).changed == []
     test_certificate_verifies_against_the_ca_for_each_name(host)
 
 
-def test_certificate_near_its_end_is_signed_anew_by_the_same_ca(host: Host, play: Play) -> None:
+def test_certificate_near_its_end_is_signed_anew_by_the_same_ca(host: Host, run_roles: RunRoles) -> None:
     ca, serial = openssl(host, "ca.pem", "-fingerprint"), openssl(host, "fullchain.pem", "-serial")
-    assert play("certificate", certificate_valid_days=900, certificate_renew_days=850).changed == [SIGN]
+    assert run_roles("certificate", certificate_valid_days=900, certificate_renew_days=850).changed == [SIGN]
     assert openssl(host, "fullchain.pem", "-serial") != serial
     assert openssl(host, "ca.pem", "-fingerprint") == ca
 
 
-def test_ca_near_its_end_is_renewed_with_its_key_so_that_clients_go_on_trusting_it(host: Host, play: Play) -> None:
+def test_ca_near_its_end_is_renewed_with_its_key_so_that_clients_go_on_trusting_it(
+    host: Host, run_roles: RunRoles
+) -> None:
     host.check_output(f"cp {FOLDER}/ca.pem /root/old-ca.pem")
-    changed = play("certificate", certificate_valid_days=3700).changed
+    changed = run_roles("certificate", certificate_valid_days=3700).changed
     assert "certificate : Sign the CA with its own key" in changed
     host.check_output(f"openssl verify -CAfile /root/old-ca.pem {FOLDER}/fullchain.pem")
 
 
-def test_new_name_is_signed_for(host: Host, play: Play) -> None:
-    assert play("certificate", certificate_names=["models.example", "10.1.2.3"]).changed == [SIGN]
+def test_new_name_is_signed_for(host: Host, run_roles: RunRoles) -> None:
+    assert run_roles("certificate", certificate_names=["models.example", "10.1.2.3"]).changed == [SIGN]
     assert openssl(host, "fullchain.pem", "-ext subjectAltName").split("\n")[1].split() == [
         *("IP", "Address:10.1.2.3,", "DNS:models.example")
     ]
-    assert play("certificate").changed == [SIGN]
+    assert run_roles("certificate").changed == [SIGN]
 
 
 @pytest.mark.parametrize(
@@ -97,10 +99,10 @@ def test_new_name_is_signed_for(host: Host, play: Play) -> None:
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_touched(
-    host: Host, play: Play, variables: dict[str, Any], reason: str
+    host: Host, run_roles: RunRoles, variables: dict[str, Any], reason: str
 ) -> None:
     before = fingerprints(host)
-    outcome = play("certificate", **variables)
+    outcome = run_roles("certificate", **variables)
     assert reason in outcome.failure
     assert outcome.changed == []
     assert fingerprints(host) == before
@@ -142,10 +144,10 @@ def provided(pki: Path) -> dict[str, Any]:
 
 
 def test_mismatched_pair_is_refused_before_anything_is_touched(
-    host: Host, play: Play, pki: Path, provided: dict[str, Any]
+    host: Host, run_roles: RunRoles, pki: Path, provided: dict[str, Any]
 ) -> None:
     before = fingerprints(host)
-    outcome = play("certificate", **provided | {"certificate_provided_key": str(pki / "other.pem")})
+    outcome = run_roles("certificate", **provided | {"certificate_provided_key": str(pki / "other.pem")})
     assert f"certificate_provided_key ({pki}/other.pem) does not belong to the first certificate" in outcome.failure
     assert "Remedy" in outcome.failure
     assert outcome.changed == []
@@ -153,9 +155,9 @@ def test_mismatched_pair_is_refused_before_anything_is_touched(
 
 
 def test_provided_pair_is_installed_with_its_key_out_of_ansible_vault(
-    host: Host, play: Play, provided: dict[str, Any]
+    host: Host, run_roles: RunRoles, provided: dict[str, Any]
 ) -> None:
-    assert len(play("certificate", **provided).changed) == 3
+    assert len(run_roles("certificate", **provided).changed) == 3
     host.check_output(
         f"openssl verify -CAfile {FOLDER}/ca.pem -untrusted {FOLDER}/fullchain.pem {FOLDER}/fullchain.pem"
     )
@@ -163,6 +165,6 @@ def test_provided_pair_is_installed_with_its_key_out_of_ansible_vault(
     assert key == openssl(host, "fullchain.pem", "-pubkey").strip()
     assert host.file(f"{FOLDER}/key.pem").mode == 0o600
     host.check_output(f"echo >> {FOLDER}/key.pem")
-    assert play("certificate", check=True, **provided).changed == ["certificate : Write the provided key"]
-    assert len(play("certificate", **provided).changed) == 1
-    assert play("certificate", check=True, **provided).changed == []
+    assert run_roles("certificate", check=True, **provided).changed == ["certificate : Write the provided key"]
+    assert len(run_roles("certificate", **provided).changed) == 1
+    assert run_roles("certificate", check=True, **provided).changed == []

@@ -15,10 +15,10 @@ def test_library_comes_as_a_package(host: Host) -> None:
     assert host.check_output("rpm --query --file %s", file).startswith("python2-cryptography-2.0.3-1.el7.")
 
 
-def test_python27_signs_anew(host: Host, play: Callable, python27: tuple[str, ...]) -> None:
-    outcome = play("certificate", certificate_names=["python27.example"], arguments=python27)
+def test_python27_signs_anew(host: Host, run_roles: Callable, python27: tuple[str, ...]) -> None:
+    outcome = run_roles("certificate", certificate_names=["python27.example"], arguments=python27)
     assert outcome.changed[0] == "certificate : Sign the certificate with the CA"
     host.check_output(
         "cd /etc/slipway/tls && openssl verify -CAfile ca.pem -verify_hostname python27.example fullchain.pem"
     )
-    assert play("certificate", arguments=python27).changed == outcome.changed, "the names that it had"
+    assert run_roles("certificate", arguments=python27).changed == outcome.changed, "the names that it had"

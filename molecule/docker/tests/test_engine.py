@@ -26,14 +26,14 @@ def test_engine_has_the_pinned_version(host):
     assert inspect(host, "version", ".Server.Version").startswith(VERSION)
 
 
-def test_engine_past_its_start_limit_is_started_once_its_file_is_mended(host, listener, play):
+def test_engine_past_its_start_limit_is_started_once_its_file_is_mended(host, listener, run_roles):
     before = inspect(host, f"inspect {listener}", ".State.Pid")
     host.check_output(
         "echo '{' > /etc/docker/daemon.json && systemctl reset-failed docker && ! systemctl restart docker"
     )
     host.check_output("timeout 60 sh -c 'until systemctl is-failed --quiet docker; do sleep 1; done'")
     assert host.run("systemctl start docker").rc != 0
-    outcome = play("docker")
+    outcome = run_roles("docker")
     assert outcome.failure == ""
     assert "docker : Reset the start limit of a failed engine" in outcome.changed
     assert inspect(host, f"inspect {listener}", ".State.Pid") == before
@@ -46,12 +46,12 @@ def test_containers_outlive_a_restart_of_the_engine(host, listener, restart_engi
     assert host.run(f"test -d /proc/{before}").rc == 0
 
 
-def test_started_firewall_restarts_the_engine_and_no_container(host, listener, play):
+def test_started_firewall_restarts_the_engine_and_no_container(host, listener, run_roles):
     host.check_output("systemctl reset-failed docker && systemctl stop firewalld")
     engine = host.check_output("pidof dockerd")
     container = inspect(host, f"inspect {listener}", ".State.Pid")
     changes = ["base : Start firewalld", "base : Restart Docker to restore its firewall rules"]
-    assert play("base").changed == changes
+    assert run_roles("base").changed == changes
     assert host.check_output("pidof dockerd") != engine
     assert inspect(host, f"inspect {listener}", ".State.Pid") == container
 
@@ -91,7 +91,7 @@ def test_modules_for_docker_find_what_they_need(host):
     host.check_output("python3 -c 'import requests'")
 
 
-def test_what_was_altered_by_hand_is_reported_and_mended(host, play, listener, reaches):
+def test_what_was_altered_by_hand_is_reported_and_mended(host, run_roles, listener, reaches):
     host.check_output("sed -i s/10m/90m/ /etc/docker/daemon.json && nft delete table inet slipway")
     host.check_output("systemctl reset-failed docker")
     before = inspect(host, f"inspect {listener}", ".State.Pid")
@@ -102,9 +102,9 @@ def test_what_was_altered_by_hand_is_reported_and_mended(host, play, listener, r
         "docker : Reload Docker",
         "docker : Restart Docker",
     ]
-    assert play("docker", check=True).changed == changes
+    assert run_roles("docker", check=True).changed == changes
     assert "90m" in host.file("/etc/docker/daemon.json").content_string
-    assert play("docker").changed == changes
+    assert run_roles("docker").changed == changes
     assert not reaches("neighbour")
     assert inspect(host, f"inspect {listener}", ".State.Pid") == before
 
@@ -129,50 +129,50 @@ def refuse(outcome, *words: str) -> None:
 
 
 @pytest.mark.only_on("debian")
-def test_other_version_is_refused(play):
-    refuse(play("docker", docker_version="19.03"), f"dockerd is {VERSION}", "19.03", "Remedy")
+def test_other_version_is_refused(run_roles):
+    refuse(run_roles("docker", docker_version="19.03"), f"dockerd is {VERSION}", "19.03", "Remedy")
 
 
-def test_engine_without_its_client_is_refused(host, play):
+def test_engine_without_its_client_is_refused(host, run_roles):
     client = host.check_output("command -v docker")
     host.check_output(f"mv {client} /root/")
     try:
-        refuse(play("docker"), "no working client", "docker-cli")
+        refuse(run_roles("docker"), "no working client", "docker-cli")
     finally:
         host.check_output(f"mv /root/docker {client}")
 
 
-def test_engine_from_a_snap_is_refused(host, play):
+def test_engine_from_a_snap_is_refused(host, run_roles):
     host.check_output("mkdir -p /snap/bin && touch /snap/bin/docker")
     try:
-        refuse(play("docker"), "snap remove docker")
+        refuse(run_roles("docker"), "snap remove docker")
     finally:
         host.check_output("rm -r /snap")
 
 
 @pytest.mark.only_on("debian")
-def test_engine_in_the_way_is_refused(play):
-    refuse(play("docker", docker_source="upstream"), "docker.io", "docker_remove_conflicting")
+def test_engine_in_the_way_is_refused(run_roles):
+    refuse(run_roles("docker", docker_source="upstream"), "docker.io", "docker_remove_conflicting")
 
 
-def test_file_system_without_types_is_refused(play, stub):
+def test_file_system_without_types_is_refused(run_roles, stub):
     stub("findmnt", "xfs /var/lib")
     stub("xfs_info", "naming =version 2 bsize=4096 ascii-ci=0 ftype=0")
-    refuse(play("docker"), "ftype=0", "mkfs.xfs -n ftype=1")
+    refuse(run_roles("docker"), "ftype=0", "mkfs.xfs -n ftype=1")
 
 
-def test_ruleset_of_nftables_service_is_refused(host, play):
+def test_ruleset_of_nftables_service_is_refused(host, run_roles):
     host.check_output("systemctl enable nftables")
     try:
-        refuse(play("docker"), "nftables.service", "systemctl disable --now nftables")
+        refuse(run_roles("docker"), "nftables.service", "systemctl disable --now nftables")
     finally:
         host.check_output("systemctl disable nftables")
 
 
-def test_live_restore_in_a_swarm_is_refused(play, stub):
+def test_live_restore_in_a_swarm_is_refused(run_roles, stub):
     stub("docker", "20.10.24 active")
-    refuse(play("docker"), "docker_live_restore: false")
+    refuse(run_roles("docker"), "docker_live_restore: false")
 
 
-def test_bridge_that_the_kernel_refuses_is_refused(play):
-    refuse(play("docker", docker_private_bridges=["a bridge"]), "docker_private_bridges has a bridge")
+def test_bridge_that_the_kernel_refuses_is_refused(run_roles):
+    refuse(run_roles("docker", docker_private_bridges=["a bridge"]), "docker_private_bridges has a bridge")

@@ -31,12 +31,12 @@ def test_modules_for_docker_find_what_they_need_under_python27(host, module, pac
     assert host.check_output("rpm --query --queryformat '%%{NAME}' --file %s", file) == package
 
 
-def test_engine_in_the_way_is_refused(host, play):
+def test_engine_in_the_way_is_refused(host, run_roles):
     host.check_output("dnf --assumeyes --quiet install podman")
-    outcome = play("docker")
+    outcome = run_roles("docker")
     assert outcome.changed == []
     assert "podman" in outcome.failure and "docker_remove_conflicting" in outcome.failure
-    assert play("docker", docker_remove_conflicting=True).changed == [
+    assert run_roles("docker", docker_remove_conflicting=True).changed == [
         "docker : Remove packages that conflict with the engine"
     ]
     assert not host.package("podman").is_installed

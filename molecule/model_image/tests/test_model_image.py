@@ -84,11 +84,11 @@ def assert_it_serves(host: Host, image: str) -> None:
         host.check_output("docker kill try")
 
 
-def test_a_model_that_changed_is_compiled_and_shipped_alone(host: Host, models: Path, play: Callable) -> None:
+def test_a_model_that_changed_is_compiled_and_shipped_alone(host: Host, models: Path, run_roles: Callable) -> None:
     card = models / "digits/model.yml"  # the other models' layers lie upon its own
     card.write_text(card.read_text() + f"# {models}\n")
     start = time.time()
-    outcome = play(*SHIP, model_image_models=str(models))
+    outcome = run_roles(*SHIP, model_image_models=str(models))
     assert outcome.failure == ""
     image = newest(host)
     needs = host.check_output("docker image inspect --format '{{index .Config.Labels \"slipway.needs\"}}' %s", image)
@@ -100,12 +100,12 @@ def test_a_model_that_changed_is_compiled_and_shipped_alone(host: Host, models: 
     assert size < 2 * files + 100_000
     assert_it_serves(host, image)
 
-    again = play(*SHIP, model_image_models=str(models))
+    again = run_roles(*SHIP, model_image_models=str(models))
     assert (again.failure, again.changed, again.said) == ("", [], "")
 
 
 def test_an_app_that_changed_ships_no_libraries_and_a_killed_run_leaves_nothing(
-    host: Host, tmp_path: Path, play: Callable
+    host: Host, tmp_path: Path, run_roles: Callable
 ) -> None:
     app = Path(shutil.copytree(ROOT / "app", tmp_path / "app"))
     with (app / "model_server/routes/page.py").open("a") as page:
@@ -115,7 +115,7 @@ def test_an_app_that_changed_ships_no_libraries_and_a_killed_run_leaves_nothing(
     killed = OWN / "build-killed"
     killed.mkdir(parents=True, exist_ok=True)
     os.utime(killed, (0, 0))
-    outcome = play(*SHIP, _model_image_app=str(app))
+    outcome = run_roles(*SHIP, _model_image_app=str(app))
     assert outcome.failure == ""
     assert COMPILE not in outcome.changed
     size, layers = shipped(outcome.said)
@@ -126,10 +126,10 @@ def test_an_app_that_changed_ships_no_libraries_and_a_killed_run_leaves_nothing(
     assert not any(host.file(path).exists for path in (left[0], "/root/.ansible/slipway-ship"))
 
 
-def test_models_that_need_only_litert_make_a_smaller_image(models: Path, play: Callable) -> None:
+def test_models_that_need_only_litert_make_a_smaller_image(models: Path, run_roles: Callable) -> None:
     for name in ("digits_even", "wine"):
         shutil.rmtree(models / name)
-    outcome = play("model_image", model_image_models=str(models))
+    outcome = run_roles("model_image", model_image_models=str(models))
     assert outcome.failure == ""
     assert COMPILE not in outcome.changed
     settings = json.loads(docker("image", "inspect", images_of("digits", "xor")[0]))[0]
@@ -171,13 +171,13 @@ def name_it_badly(models: Path) -> None:
     ],
 )
 def test_a_model_that_cannot_be_served_stops_the_build(
-    models: Path, play: Callable, spoil: Callable[[Path], None], messages: list[str]
+    models: Path, run_roles: Callable, spoil: Callable[[Path], None], messages: list[str]
 ) -> None:
     for name in ("digits_even", "wine"):
         shutil.rmtree(models / name)
     (models / "digits").rename(models / "spoilt")
     spoil(models)
-    outcome = play("model_image", model_image_models=str(models))
+    outcome = run_roles("model_image", model_image_models=str(models))
     for message in messages:
         assert message.format(models=models) in outcome.failure
     assert images_of("spoilt", "xor") == []
@@ -190,20 +190,20 @@ def rows(said: str) -> list[str]:
     return re.findall(r"^(\S+) +\S+ +(?:LiteRT|ONNX Runtime) .*\d$", said, re.MULTILINE)
 
 
-def test_a_build_prints_how_models_were_compiled(models: Path, play: Callable) -> None:
+def test_a_build_prints_how_models_were_compiled(models: Path, run_roles: Callable) -> None:
     with (models / "xor/model.yml").open("a") as card:
         card.write(f"# {models}\n")
-    outcome = play("model_image", model_image_models=str(models))
+    outcome = run_roles("model_image", model_image_models=str(models))
     assert outcome.failure == ""
     assert rows(outcome.said) == ["xor"]
 
 
-def test_a_check_prints_every_fault_and_how_the_other_models_were_compiled(models: Path, play: Callable) -> None:
+def test_a_check_prints_every_fault_and_how_the_other_models_were_compiled(models: Path, run_roles: Callable) -> None:
     (models / "digits").rename(models / "spoilt")
     make_two_mistakes(models)
     (models / "wine/saved_model/saved_model.pb").write_bytes(b"none")
     (models / "stray.h5").touch()
-    outcome = play("model_image/check", model_image_models=str(models))
+    outcome = run_roles("model_image/check", model_image_models=str(models))
     for fault in ("spoilt/model.yml: titel", "spoilt/model.yml: allow_lambda", "wine", "stray.h5 lies beside"):
         assert f"{models}/{fault}" in outcome.failure
     assert rows(outcome.said) == ["digits_even", "xor"]
@@ -212,34 +212,34 @@ def test_a_check_prints_every_fault_and_how_the_other_models_were_compiled(model
     for bad in "spoilt", "wine":
         shutil.rmtree(models / bad)
     (models / "stray.h5").unlink()
-    outcome = play("model_image/check", model_image_models=str(models))
+    outcome = run_roles("model_image/check", model_image_models=str(models))
     assert outcome.failure == "" and COMPILE not in outcome.changed
     assert rows(outcome.said) == ["digits_even", "xor"]
     assert "1 0|1 1" in outcome.said and "go to xor" in outcome.said
 
 
-def test_a_check_of_one_model_leaves_the_others_alone(models: Path, play: Callable) -> None:
+def test_a_check_of_one_model_leaves_the_others_alone(models: Path, run_roles: Callable) -> None:
     (models / "digits").rename(models / "spoilt")
     make_two_mistakes(models)
-    outcome = play("model_image/check", model_image_models=str(models), _model_image_only="xor")
+    outcome = run_roles("model_image/check", model_image_models=str(models), _model_image_only="xor")
     assert outcome.failure == ""
     assert rows(outcome.said) == ["xor"]
-    outcome = play("model_image/check", model_image_models=str(models), _model_image_only="nowhere")
+    outcome = run_roles("model_image/check", model_image_models=str(models), _model_image_only="nowhere")
     assert "No model nowhere is in" in outcome.failure and "digits_even, spoilt, wine, xor" in outcome.failure
 
 
-def test_models_that_cannot_be_served_together_are_a_fault(models: Path, play: Callable) -> None:
+def test_models_that_cannot_be_served_together_are_a_fault(models: Path, run_roles: Callable) -> None:
     shutil.copytree(models / "xor", models / "xor_again")
-    outcome = play("model_image/check", model_image_models=str(models))
+    outcome = run_roles("model_image/check", model_image_models=str(models))
     assert "model_server_rows_model" in outcome.failure
     assert rows(outcome.said) == ["digits", "digits_even", "wine", "xor", "xor_again"]
-    outcome = play("model_image/check", model_image_models=str(models), model_server_rows_model="xor")
+    outcome = run_roles("model_image/check", model_image_models=str(models), model_server_rows_model="xor")
     assert outcome.failure == ""
 
 
-def test_a_server_of_another_architecture_is_refused(play: Callable) -> None:
+def test_a_server_of_another_architecture_is_refused(run_roles: Callable) -> None:
     facts = ("--extra-vars", json.dumps({"_model_image_architectures": {"x86_64": "arm64", "aarch64": "amd64"}}))
-    outcome = play("model_image", arguments=facts)
+    outcome = run_roles("model_image", arguments=facts)
     assert "would not start there" in outcome.failure
     assert "Remedy: set model_image_builder" in outcome.failure
 
@@ -263,7 +263,7 @@ esac
 
 @pytest.mark.usefixtures("nested")
 def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of(
-    host: Host, tmp_path: Path, play: Callable
+    host: Host, tmp_path: Path, run_roles: Callable
 ) -> None:
     base = newest(host)
 
@@ -287,7 +287,7 @@ def test_the_builder_keeps_the_images_asked_for_last_and_what_they_were_built_of
         return {*images, *host.check_output(f"{in_volume} ls /compiled").split()}
 
     def prune() -> tuple[list[str], str]:
-        outcome = play(
+        outcome = run_roles(
             "model_image/prune",
             model_image_name="slipway/model-server:2",
             model_image_keep=2,

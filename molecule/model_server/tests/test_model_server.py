@@ -92,21 +92,21 @@ def test_memory_stays_within_its_bound_after_a_hundred_predictions_of_each_model
     assert 40 < megabytes <= 180
 
 
-def test_a_setting_altered_by_hand_is_all_that_is_reported(host: Host, play: Callable) -> None:
+def test_a_setting_altered_by_hand_is_all_that_is_reported(host: Host, run_roles: Callable) -> None:
     host.check_output("docker update --memory 2g --memory-swap 2g model-server-2")
     try:
-        outcome = play(*ROLES, check=True)
+        outcome = run_roles(*ROLES, check=True)
         assert outcome.failure == ""
         assert outcome.changed == ["model_server : Compare each replica with the release"]
     finally:
         host.check_output("docker update --memory 1g --memory-swap 1g model-server-2")
-    assert play(*ROLES, check=True).changed == []
+    assert run_roles(*ROLES, check=True).changed == []
 
 
-def test_fewer_replicas_take_the_last_one_away_and_more_bring_it_back(host: Host, play: Callable) -> None:
-    assert play(*ROLES, model_server_replicas=1).failure == ""
+def test_fewer_replicas_take_the_last_one_away_and_more_bring_it_back(host: Host, run_roles: Callable) -> None:
+    assert run_roles(*ROLES, model_server_replicas=1).failure == ""
     assert host.check_output("docker ps --all --format '{{.Names}}'") == "model-server-1"
-    assert play(*ROLES, model_server_replicas=2).failure == ""
+    assert run_roles(*ROLES, model_server_replicas=2).failure == ""
     assert ask(host, "172.16.239.11", "/readyz")
 
 
@@ -119,12 +119,12 @@ def test_fewer_replicas_take_the_last_one_away_and_more_bring_it_back(host: Host
     ],
 )
 def test_a_wrong_set_up_is_refused_before_anything_changes(
-    host: Host, play: Callable, variables: dict, message: str
+    host: Host, run_roles: Callable, variables: dict, message: str
 ) -> None:
     host.check_output("ip route add 10.99.0.0/16 dev eth0")
     before = host.check_output("docker ps --all --quiet; docker network ls --quiet")
     try:
-        outcome = play(*ROLES, **variables)
+        outcome = run_roles(*ROLES, **variables)
     finally:
         host.check_output("ip route delete 10.99.0.0/16")
     assert message in outcome.failure and "Remedy: " in outcome.failure

@@ -27,7 +27,7 @@ class Answer:
 
 
 Ask = Callable[..., Answer]
-Play = Callable[..., Any]
+RunRoles = Callable[..., Any]
 
 
 @pytest.fixture
@@ -185,37 +185,39 @@ def test_both_gone_is_502_in_json(host: Host, ask: Ask, upstream: None) -> None:
     assert (answer.status, "no model server" in answer.json["error"]) == (502, True)
 
 
-def test_no_release_is_503_in_json_until_one_is_there(ask: Ask, play: Play) -> None:
-    assert play("nginx/upstream", nginx_upstream_servers=[]).changed
+def test_no_release_is_503_in_json_until_one_is_there(ask: Ask, run_roles: RunRoles) -> None:
+    assert run_roles("nginx/upstream", nginx_upstream_servers=[]).changed
     answer = ask("/predict", "--data x")
     assert (answer.status, "no release" in answer.json["error"]) == (503, True)
-    assert play("nginx/upstream").changed
+    assert run_roles("nginx/upstream").changed
     assert ask("/").status == 200
 
 
-def test_a_model_server_leaves_rotation_by_a_file_and_without_a_reload(host: Host, ask: Ask, play: Play) -> None:
+def test_a_model_server_leaves_rotation_by_a_file_and_without_a_reload(
+    host: Host, ask: Ask, run_roles: RunRoles
+) -> None:
     running = workers(host)
     answering = lambda: {ask("/").json["server"] for _ in range(12)}  # noqa: E731
     assert answering() == {5001, 5002}
     host.check_output("touch /etc/nginx/out/127.0.0.1:5001")
     try:
         assert answering() == {5002}
-        assert play("nginx").changed == [], "this is not a file that nginx loads"
+        assert run_roles("nginx").changed == [], "this is not a file that nginx loads"
     finally:
         host.check_output("rm /etc/nginx/out/127.0.0.1:5001")
     assert answering() == {5001, 5002}
     assert workers(host) == running
 
 
-def test_maintenance_is_503_with_retry_after_and_needs_no_reload(host: Host, ask: Ask, play: Play) -> None:
+def test_maintenance_is_503_with_retry_after_and_needs_no_reload(host: Host, ask: Ask, run_roles: RunRoles) -> None:
     running = workers(host)
-    assert len(play("nginx/maintenance", nginx_maintenance=True).changed) == 1
+    assert len(run_roles("nginx/maintenance", nginx_maintenance=True).changed) == 1
     try:
         client, browser = ask("/predict", "--data x"), ask("/", "-H 'Accept: text/html,*/*;q=0.8'")
-        assert play("nginx/maintenance", nginx_maintenance=True).changed == []
-        assert play("nginx").changed == []
+        assert run_roles("nginx/maintenance", nginx_maintenance=True).changed == []
+        assert run_roles("nginx").changed == []
     finally:
-        assert len(play("nginx/maintenance", nginx_maintenance=False).changed) == 1
+        assert len(run_roles("nginx/maintenance", nginx_maintenance=False).changed) == 1
     assert (
         (client.status, client.headers["retry-after"])
         == (browser.status, browser.headers["retry-after"])
@@ -228,25 +230,25 @@ def test_maintenance_is_503_with_retry_after_and_needs_no_reload(host: Host, ask
     assert workers(host) == running
 
 
-def test_bad_address_is_refused_before_it_is_written(host: Host, play: Play) -> None:
+def test_bad_address_is_refused_before_it_is_written(host: Host, run_roles: RunRoles) -> None:
     before = host.file("/etc/nginx/upstream.conf").content_string
-    assert "Remedy" in play("nginx/upstream", nginx_upstream_servers=["model.example"]).failure
-    assert "invalid port" in play("nginx/upstream", nginx_upstream_servers=["127.0.0.1:99999"]).failure
+    assert "Remedy" in run_roles("nginx/upstream", nginx_upstream_servers=["model.example"]).failure
+    assert "invalid port" in run_roles("nginx/upstream", nginx_upstream_servers=["127.0.0.1:99999"]).failure
     assert host.file("/etc/nginx/upstream.conf").content_string == before
 
 
-def test_configuration_that_nginx_refuses_is_never_put_in_place(host: Host, play: Play) -> None:
+def test_configuration_that_nginx_refuses_is_never_put_in_place(host: Host, run_roles: RunRoles) -> None:
     before, running = host.file("/etc/nginx/nginx.conf").content_string, workers(host)
-    assert "/nowhere.pem" in play("nginx", nginx_certificate_path="/nowhere.pem").failure
+    assert "/nowhere.pem" in run_roles("nginx", nginx_certificate_path="/nowhere.pem").failure
     assert host.file("/etc/nginx/nginx.conf").content_string == before
     assert workers(host) == running
 
 
-def test_file_broken_by_hand_is_named_and_not_loaded(host: Host, ask: Ask, play: Play) -> None:
+def test_file_broken_by_hand_is_named_and_not_loaded(host: Host, ask: Ask, run_roles: RunRoles) -> None:
     running = workers(host)
     host.check_output("cp -p /etc/nginx/upstream.conf /root/ && echo 'oops;' >> /etc/nginx/upstream.conf")
     try:
-        failure = play("nginx").failure
+        failure = run_roles("nginx").failure
     finally:
         host.check_output("mv /root/upstream.conf /etc/nginx/upstream.conf")
     assert 'unknown directive "oops" in /etc/nginx/upstream.conf' in failure and "Remedy" in failure
@@ -254,7 +256,7 @@ def test_file_broken_by_hand_is_named_and_not_loaded(host: Host, ask: Ask, play:
     assert ask("/").status == 200
 
 
-def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) -> None:
+def test_check_reports_exactly_what_was_altered_by_hand(host: Host, run_roles: RunRoles) -> None:
     host.check_output("sed -i 's/least_conn;//' /etc/nginx/upstream.conf")
     host.check_output("sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf")
     host.check_output("echo '# mine' >> /etc/systemd/system/nginx.service.d/slipway.conf")
@@ -263,32 +265,36 @@ def test_check_reports_exactly_what_was_altered_by_hand(host: Host, play: Play) 
         "nginx : Write the configuration if nginx accepts it",
         "nginx : Write the upstream files if nginx accepts them",
     ]
-    assert [name for name in play("nginx", "nginx/upstream", check=True).changed if "Reload" not in name] == altered
-    assert set(altered) < set(play("nginx", "nginx/upstream").changed)
-    assert play("nginx", "nginx/upstream", check=True).changed == []
+    assert [
+        name for name in run_roles("nginx", "nginx/upstream", check=True).changed if "Reload" not in name
+    ] == altered
+    assert set(altered) < set(run_roles("nginx", "nginx/upstream").changed)
+    assert run_roles("nginx", "nginx/upstream", check=True).changed == []
 
 
-def test_play_killed_before_the_reload_is_finished_by_the_next(host: Host, play: Play) -> None:
+def test_play_killed_before_the_reload_is_finished_by_the_next(host: Host, run_roles: RunRoles) -> None:
     running = workers(host)
     host.check_output("touch /etc/nginx/nginx.conf")
-    assert play("nginx").changed == ["nginx : Reload nginx"]
+    assert run_roles("nginx").changed == ["nginx : Reload nginx"]
     assert not workers(host) <= running
 
 
-def test_renewed_certificate_is_served(host: Host, play: Play) -> None:
+def test_renewed_certificate_is_served(host: Host, run_roles: RunRoles) -> None:
     serial = "openssl s_client -connect localhost:443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
     before = host.check_output(serial)
-    changed = play("certificate", "nginx", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
+    changed = run_roles("certificate", "nginx", certificate_names=["localhost", f"{int(time.time())}.example"]).changed
     assert changed == ["certificate : Sign the certificate with the CA", "nginx : Reload nginx"]
     time.sleep(1)
     assert host.check_output(serial) != before
 
 
-def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(host: Host, play: Play) -> None:
+def test_port_held_by_another_process_stops_the_play_before_it_changes_anything(
+    host: Host, run_roles: RunRoles
+) -> None:
     host.check_output("systemctl stop nginx && systemd-run --unit squatter python3 -m http.server 80")
     try:
         time.sleep(1)
-        outcome = play("nginx")
+        outcome = run_roles("nginx")
     finally:
         host.check_output("systemctl stop squatter && systemctl start nginx")
     assert ":80 is held by python3, pid" in outcome.failure and "Remedy" in outcome.failure
@@ -304,14 +310,14 @@ def test_killed_nginx_comes_back_by_itself(host: Host, ask: Ask) -> None:
 
 
 @pytest.mark.only_on("debian")
-def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, ask: Ask, play: Play) -> None:
+def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, ask: Ask, run_roles: RunRoles) -> None:
     """The last test, because it replaces the host's nginx."""
     host.check_output("/opt/make-mirror && apt-get -qq purge -y nginx")
     mirror = {"nginx_source": "upstream", "nginx_repository_url": "file:///srv/packages"}
-    refused = play("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/stranger.asc")
+    refused = run_roles("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/stranger.asc")
     assert "is not signed" in refused.failure
     assert not host.package("nginx").is_installed
-    assert play("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/mirror.asc").failure == ""
+    assert run_roles("nginx", **mirror, nginx_repository_key_url="file:///srv/packages/mirror.asc").failure == ""
     assert host.package("nginx").version.endswith("+mirror1")
     assert host.process.filter(comm="nginx", user="nginx")
     assert ask("/").status == 200

@@ -18,12 +18,12 @@ def test_nginx_comes_from_epel(host: Host) -> None:
     assert host.process.filter(comm="nginx", user="nginx")
 
 
-def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, play: Callable) -> None:
+def test_nginx_of_a_mirror_is_installed_if_the_right_key_signed_it(host: Host, run_roles: Callable) -> None:
     """The last test, because it replaces the host's nginx."""
     host.check_output("rpm --erase nginx")
-    refused = play("nginx", nginx_source="upstream", nginx_repository_url="http://127.0.0.1:8999/forged")
+    refused = run_roles("nginx", nginx_source="upstream", nginx_repository_url="http://127.0.0.1:8999/forged")
     assert "GPG" in refused.failure
     assert host.run(INSTALLED).rc == 1
-    assert play("nginx", nginx_source="upstream").failure == ""
+    assert run_roles("nginx", nginx_source="upstream").failure == ""
     assert host.check_output(INSTALLED) == "1:nginx"
     assert host.run("curl -sS --cacert /etc/slipway/tls/ca.pem https://localhost/").rc == 0

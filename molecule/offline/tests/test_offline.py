@@ -64,11 +64,11 @@ def test_images_are_those_the_models_were_built_of() -> None:
 
 
 @pytest.mark.only_on("debian")
-def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host, play, tmp_path: Path) -> None:
+def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host, run_roles, tmp_path: Path) -> None:
     """With the host's own engine, from the bundle's images; these models need only one of the bundle's engines."""
     shutil.copytree(ROOT / "models/xor", tmp_path / "one/xor")
     builder = {"model_image_builder": "slipway-offline", "model_image_models": str(tmp_path / "one")}
-    outcome = play("model_image", model_image_bundle=str(BUNDLE), **builder)
+    outcome = run_roles("model_image", model_image_bundle=str(BUNDLE), **builder)
     assert outcome.failure == ""
     assert "model_image : Compile the models that changed" in outcome.changed
     label = "docker image inspect --format '{{index .Config.Labels \"slipway.models\"}}'"
@@ -78,7 +78,7 @@ def test_models_are_compiled_and_their_image_built_without_a_way_out(host: Host,
     shutil.copytree(ROOT / "models/digits", tmp_path / "one/digits")
     about = json.loads((BUNDLE / "bundle.json").read_text()) | {"engines": ["onnx"]}
     (tmp_path / "bundle.json").write_text(json.dumps(about))
-    outcome = play("model_image", model_image_bundle=str(tmp_path), **builder)
+    outcome = run_roles("model_image", model_image_bundle=str(tmp_path), **builder)
     assert "The models need litert; the offline bundle" in outcome.failure and "has onnx. Remedy" in outcome.failure
 
 
@@ -94,17 +94,17 @@ def damaged(folder: Path) -> Path:
     return folder
 
 
-def test_a_damaged_bundle_is_refused(play, tmp_path: Path) -> None:
-    outcome = play("base", base_bundle=str(damaged(tmp_path / "bundle")))
+def test_a_damaged_bundle_is_refused(run_roles, tmp_path: Path) -> None:
+    outcome = run_roles("base", base_bundle=str(damaged(tmp_path / "bundle")))
     assert outcome.changed == []
     assert "packages.tar: FAILED" in outcome.failure and "copy it again" in outcome.failure
 
 
-def test_a_bundle_that_is_missing_or_for_another_system_is_refused(play, tmp_path: Path) -> None:
-    assert "SHA256SUMS" in play("base", base_bundle=str(tmp_path)).failure
+def test_a_bundle_that_is_missing_or_for_another_system_is_refused(run_roles, tmp_path: Path) -> None:
+    assert "SHA256SUMS" in run_roles("base", base_bundle=str(tmp_path)).failure
     about = tmp_path / "bundle.json"
     about.write_text(json.dumps({"system": "RedHat-6", "architecture": "x86_64"}))
     (tmp_path / "SHA256SUMS").write_text(subprocess.check_output(["sha256sum", "bundle.json"], cwd=tmp_path, text=True))
-    outcome = play("base", base_bundle=str(tmp_path))
+    outcome = run_roles("base", base_bundle=str(tmp_path))
     assert outcome.changed == []
     assert "is for RedHat-6 on x86_64" in outcome.failure

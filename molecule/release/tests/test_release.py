@@ -17,7 +17,7 @@ import pytest
 from testinfra.host import Host
 
 LEASE = "/var/lib/slipway/lease"
-Play = Callable[..., Any]
+RunRoles = Callable[..., Any]
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_the_history_says_who_served_what_when(host: Host, image: str) -> None:
     assert not host.file(LEASE).exists
 
 
-def test_status_says_what_serves_and_how_it_is(host: Host, play: Play) -> None:
+def test_status_says_what_serves_and_how_it_is(host: Host, run_roles: RunRoles) -> None:
     release = serving(host)
     host.check_output("docker stop --time 1 model-server-2 && touch /etc/nginx/maintenance")
     try:
-        outcome = play("release/status", model_server_workers=1)
+        outcome = run_roles("release/status", model_server_workers=1)
     finally:
         host.check_output("docker start model-server-2 && rm /etc/nginx/maintenance")
     assert outcome.changed == []
@@ -76,7 +76,7 @@ def test_status_says_what_serves_and_how_it_is(host: Host, play: Play) -> None:
         "this folder: makes another release, ",
     ):
         assert said in outcome.said
-    assert "this folder: makes the same release" in play("release/status").said
+    assert "this folder: makes the same release" in run_roles("release/status").said
 
 
 def holder(pid: int, started: str, controller: str = "") -> str:
@@ -99,11 +99,13 @@ def own_start() -> str:
     ],
     ids=["alive here", "gone here", "elsewhere", "elsewhere, of the same name", "elsewhere, expired"],
 )
-def test_a_lease_is_taken_over_only_from_the_dead(host: Host, play: Play, left: str, minutes: int, taken: bool) -> None:
+def test_a_lease_is_taken_over_only_from_the_dead(
+    host: Host, run_roles: RunRoles, left: str, minutes: int, taken: bool
+) -> None:
     now = int(time.time())
     host.check_output(f"echo '{now + 60 * minutes} {now - 100} {left}' > {LEASE}")
     try:
-        outcome = play("release/lease")
+        outcome = run_roles("release/lease")
         line = host.file(LEASE).content_string
     finally:
         host.check_output(f"rm {LEASE}")
@@ -116,35 +118,35 @@ def test_a_lease_is_taken_over_only_from_the_dead(host: Host, play: Play, left: 
         assert "somebody" in line
 
 
-def test_a_release_can_be_gone_back_to_and_old_ones_are_removed(host: Host, play: Play, image: str) -> None:
+def test_a_release_can_be_gone_back_to_and_old_ones_are_removed(host: Host, run_roles: RunRoles, image: str) -> None:
     first = serving(host)
     stranger = "docker run --detach --name stranger"
     settings = {"model_image_name": derived(host, image, "second"), "release_keep": 2}
-    assert play("release", **settings).failure == ""
+    assert run_roles("release", **settings).failure == ""
     second = serving(host)
     assert second != first
-    assert play("release", **settings).changed == []
+    assert run_roles("release", **settings).changed == []
 
-    assert play("release/rollback").failure == ""
+    assert run_roles("release/rollback").failure == ""
     assert serving(host) == first
-    assert play("release/rollback", release_target=second).failure == ""
+    assert run_roles("release/rollback", release_target=second).failure == ""
     assert serving(host) == second
-    refused = play("release/rollback", release_target="0000")
+    refused = run_roles("release/rollback", release_target="0000")
     assert refused.changed == [] and "0000 is not on slipway-release" in refused.failure
     assert all(release in refused.failure for release in (first, second))
 
     # Only what serves and what served before is kept now. An image in use can't be removed: that is no reason to fail.
     used, third_image = derived(host, image, "used"), derived(host, image, "third")
     host.check_output(f"{stranger} {used} sleep 1000")
-    assert play("release", model_image_name=third_image, release_keep=2).failure == ""
+    assert run_roles("release", model_image_name=third_image, release_keep=2).failure == ""
     third = serving(host)
     records = host.check_output("ls /var/lib/slipway/releases").split()
     assert sorted(records) == sorted(f"{release}.json" for release in (second, third))
     host.check_output("docker rm --force stranger")
-    assert play("release", model_image_name=third_image, model_server_workers=1, release_keep=2).failure == ""
+    assert run_roles("release", model_image_name=third_image, model_server_workers=1, release_keep=2).failure == ""
     images = host.check_output("docker image ls --format '{{.Tag}}' slipway/model-server").split()
     assert images == ["third"]
-    assert "No release" not in play("release/rollback").failure
+    assert "No release" not in run_roles("release/rollback").failure
     assert serving(host) == third
 
 
@@ -169,7 +171,7 @@ def received() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def test_hooks_run_and_the_team_is_told(
-    host: Host, play: Play, tmp_path: Path, received: tuple[str, list[dict[str, Any]]]
+    host: Host, run_roles: RunRoles, tmp_path: Path, received: tuple[str, list[dict[str, Any]]]
 ) -> None:
     url, messages = received
     (image,) = {
@@ -184,13 +186,13 @@ def test_hooks_run_and_the_team_is_told(
     containers = host.check_output("docker ps --quiet --no-trunc")
 
     settings = {"model_image_name": image, "model_server_max_body_mb": 7, "release_notification_url": url}
-    outcome = play("release", release_before_tasks=[str(before), str(bad)], **settings)
+    outcome = run_roles("release", release_before_tasks=[str(before), str(bad)], **settings)
     assert outcome.failure.startswith("not on a Friday")
     assert host.check_output("docker ps --quiet --no-trunc") == containers
     assert history(host)[-1]["result"] == messages[-1]["result"] == "failed"
     assert not host.file(LEASE).exists
 
-    outcome = play("release", release_before_tasks=[str(before)], release_after_tasks=[str(after)], **settings)
+    outcome = run_roles("release", release_before_tasks=[str(before)], release_after_tasks=[str(after)], **settings)
     assert outcome.failure == ""
     new = serving(host)
     assert new != old
@@ -201,9 +203,9 @@ def test_hooks_run_and_the_team_is_told(
 
     # Nobody listens: no reason to fail. Nothing new: nobody is told.
     settings["release_notification_url"] = "http://127.0.0.1:9/"
-    assert play("release", **(settings | {"model_server_max_body_mb": 8})).failure == ""
+    assert run_roles("release", **(settings | {"model_server_max_body_mb": 8})).failure == ""
     assert (
-        play("release", **(settings | {"model_server_max_body_mb": 8, "release_before_tasks": [str(bad)]})).changed
+        run_roles("release", **(settings | {"model_server_max_body_mb": 8, "release_before_tasks": [str(bad)]})).changed
         == []
     )
 
@@ -215,7 +217,9 @@ def test_hooks_run_and_the_team_is_told(
         ({"release_after_tasks": ["/nowhere/after.yml"]}, "/nowhere/after.yml: there is no such file"),
     ],
 )
-def test_a_wrong_set_up_is_refused_before_anything_changes(play: Play, variables: dict[str, Any], message: str) -> None:
-    outcome = play("release", model_image_name="slipway/model-server:none", **variables)
+def test_a_wrong_set_up_is_refused_before_anything_changes(
+    run_roles: RunRoles, variables: dict[str, Any], message: str
+) -> None:
+    outcome = run_roles("release", model_image_name="slipway/model-server:none", **variables)
     assert message in outcome.failure and "Remedy" in outcome.failure
     assert outcome.changed == []
