@@ -33,7 +33,7 @@ lint: dev-tools ## Lint roles, playbooks, Python, shell and Dockerfiles
 unit: dev-tools ## Run the app's tests in its toolchain container
 	@scripts/check unit
 
-train: tools ## Train every model in models/ anew, in the toolchain container
+train: tools ## Train every model in models/ again, in the toolchain container
 	@.venv/bin/ansible-playbook playbooks/train.yml
 
 tools: ## Install the tools into .venv

@@ -36,14 +36,14 @@ def test_every_file_and_folder_that_no_model_is_built_from_is_a_fault() -> None:
     files = ["My Cats/cats.keras", "cats/model.yaml", "cats/sub/model.yaml", "dogs/model.yml", "stray.h5"]
     assert MODELS.model_faults(files, ["My Cats", "cats", "dogs", "empty"], "/m") == [
         "/m/cats/model.yaml is ignored. Rename it to model.yml.",
-        "/m/stray.h5 lies beside the model folders. Move it into a folder of its own.",
-        "/m/My Cats has a name that cannot stand in an address."
+        "/m/stray.h5 is beside the model folders. Move it into a folder of its own.",
+        "/m/My Cats has a name that cannot be part of an address."
         " Rename it, with lower-case letters, digits, _ and - only.",
         "/m/empty is empty. Add a model, or remove the folder.",
     ]
     assert MODELS.model_names(files) == ["cats", "dogs"]
     assert MODELS.model_faults(FILES, ["cats", "dogs"], "/m") == []
-    assert MODELS.model_faults([], [], "/m") == ["/m holds no model. Put each model into a folder of its own there."]
+    assert MODELS.model_faults([], [], "/m") == ["/m has no models. Put each model into a folder of its own there."]
 
 
 def hashes(app: dict[str, str] = APP, models: dict[str, str] = FILES, **others: str) -> dict[str, Any]:

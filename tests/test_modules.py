@@ -34,7 +34,7 @@ def test_a_container_without_the_capability_sets_no_clock(bounding: str, may: bo
 def test_names_of_a_certificate_are_hosts_and_addresses() -> None:
     good = ["models.example.org", "*.example.org", "localhost", "10.1.2.3", "2001:db8::1"]
     assert NAMES.invalid_certificate_names(good) == []
-    bad = ["https://models.example", "models.example:443", "a b", "", "1:2"]
+    bad = ["https://models.example", "models.example:443", "a b", "", "1:2", "10.1.2.300", "10.01.2.3", "fe80::1%eth0"]
     assert NAMES.invalid_certificate_names([*good, *bad]) == bad
     assert NAMES.subject_alt_names(["b.example", "2001:db8::1", "a.example", "10.1.2.3"]) == [
         *("IP:2001:db8::1", "IP:10.1.2.3", "DNS:b.example", "DNS:a.example")

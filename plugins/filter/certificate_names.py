@@ -14,12 +14,17 @@ def _is_address(name: str) -> bool:
         ipaddress.ip_address(name)
     except ValueError:
         return False
-    return True
+    return "%" not in name  # a zone, which no certificate can have
 
 
 def invalid_certificate_names(names: Iterable[str]) -> list[str]:
     """Return the names that are neither a host name (it may begin with `*.`) nor an IP address."""
-    return [name for name in names if not HOST.fullmatch(name) and not _is_address(name)]
+
+    def is_host(name: str) -> bool:
+        # Digits and dots alone are a mistyped address.
+        return bool(HOST.fullmatch(name)) and not re.fullmatch(r"[0-9.]+", name)
+
+    return [name for name in names if not is_host(name) and not _is_address(name)]
 
 
 def subject_alt_names(names: Iterable[str]) -> list[str]:

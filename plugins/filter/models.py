@@ -48,7 +48,7 @@ def model_faults(models: Iterable[str], folders: Iterable[str], where: str) -> l
     for path in sorted(models):
         folder, _, file = path.partition("/")
         if not file:
-            faults.append(f"{where}/{path} lies beside the model folders. Move it into a folder of its own.")
+            faults.append(f"{where}/{path} is beside the model folders. Move it into a folder of its own.")
             continue
         full.add(folder)
         if file == "model.yaml":
@@ -58,11 +58,11 @@ def model_faults(models: Iterable[str], folders: Iterable[str], where: str) -> l
             faults.append(f"{where}/{folder} is empty. Add a model, or remove the folder.")
         elif not MODEL_NAME.fullmatch(folder):
             faults.append(
-                f"{where}/{folder} has a name that cannot stand in an address."
+                f"{where}/{folder} has a name that cannot be part of an address."
                 " Rename it, with lower-case letters, digits, _ and - only."
             )
     if not faults and not full:
-        faults.append(f"{where} holds no model. Put each model into a folder of its own there.")
+        faults.append(f"{where} has no models. Put each model into a folder of its own there.")
     return faults
 
 

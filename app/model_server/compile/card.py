@@ -80,7 +80,7 @@ def _names(value: Any, info: Info) -> Any:
         try:
             value = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError):
-            raise ValueError(f"{path} is not a text file; write one name a line, in UTF-8") from None
+            raise ValueError(f"{path} is not a text file; write one name per line, in UTF-8") from None
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"{_show(value)} is not a list; write [first, second, …] or a file's name")
     if any(not isinstance(item, str | int | float) for item in value):
@@ -147,7 +147,7 @@ class ColumnsInput(_Mapping):
     """A row of named numbers."""
 
     kind: Literal["columns"]
-    columns: Names = Field(description="The columns' names in the model's order, or a file with one a line.")
+    columns: Names = Field(description="The columns' names in the model's order, or a file with one per line.")
 
 
 class NumbersOutput(_Mapping):
@@ -160,7 +160,7 @@ class BinaryOutput(_Mapping):
     """One probability: the second label if it is above the threshold, else the first."""
 
     kind: Literal["binary"]
-    labels: Names = Field((), description="Two labels, such as [no, yes], or a file with one a line.")
+    labels: Names = Field((), description="Two labels, such as [no, yes], or a file with one per line.")
     threshold: Number = Field(0.5, gt=0, lt=1)
 
     @field_validator("labels")
@@ -175,7 +175,7 @@ class ClassesOutput(_Mapping):
     """One score for each label."""
 
     kind: Literal["classes"]
-    labels: Names = Field(description="One label for each class, or a file with one a line.")
+    labels: Names = Field(description="One label for each class, or a file with one per line.")
 
 
 class ExampleCard(_Mapping):
@@ -393,6 +393,10 @@ def _worded(mistake: ErrorDetails) -> str:
         text = f"{context['tag']} is not one of {', '.join(map(str, KINDS[place[0]]))}; choose one of them"
     elif kind == "literal_error":
         text = f"{_show(mistake['input'])} is not {context['expected']}; choose one of them"
+    elif not place:
+        text = f"{_show(mistake['input'])} is not a mapping; write fields, such as title: …"
+    elif mapping is Card and place[0] == "examples" and kind in ("model_type", "model_attributes_type"):
+        text = f"{_show(mistake['input'])} is not a mapping; write {{input: …, expect: …}}"
     else:
         text = f"{_show(mistake['input'])} {PROBLEMS.get(kind, mistake['msg'])}"
     where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).lstrip(".")

@@ -204,7 +204,7 @@ def test_a_check_prints_every_fault_and_how_the_other_models_were_compiled(model
     (models / "wine/saved_model/saved_model.pb").write_bytes(b"none")
     (models / "stray.h5").touch()
     outcome = run_roles("model_image/check", model_image_models=str(models))
-    for fault in ("spoilt/model.yml: titel", "spoilt/model.yml: allow_lambda", "wine", "stray.h5 lies beside"):
+    for fault in ("spoilt/model.yml: titel", "spoilt/model.yml: allow_lambda", "wine", "stray.h5 is beside"):
         assert f"{models}/{fault}" in outcome.failure
     assert rows(outcome.said) == ["digits_even", "xor"]
     assert not list(OWN.glob("build-*/models/spoilt"))
