@@ -86,7 +86,7 @@ def assert_it_serves(host: Host, image: str) -> None:
 
 def test_a_model_that_changed_is_compiled_and_shipped_alone(host: Host, models: Path, run_roles: Callable) -> None:
     card = models / "digits/model.yml"  # the other models' layers lie upon its own
-    card.write_text(card.read_text() + f"# {models}\n")
+    card.write_text(card.read_text().replace("title: Handwritten digits", f"title: Digits of {models}"))
     start = time.time()
     outcome = run_roles(*SHIP, model_image_models=str(models))
     assert outcome.failure == ""
