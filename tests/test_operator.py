@@ -104,6 +104,9 @@ def test_up_compiles_builds_and_predicts(machine: Machine, up: str) -> None:
     assert re.search(r"^changed: \[slipway-operator -> localhost\] => \(item=xor-", up, re.MULTILINE), up[-5000:]
     assert "Build the image, a layer a model" in up
     assert 'prediction  digits, example "three":' in up and "digit = 3" in up
+    (image,) = set(re.findall(r"slipway/model-server:[0-9a-f]{12}", up))
+    # Without a time, another run's pruning would take it for the oldest.
+    assert int(docker("image", "inspect", "--format", "{{ .Metadata.LastTagTime.Unix }}", image)) > 0
     ask = ["curl", "--silent", "--show-error", "--fail", "--cacert", f"ca/{HOST}.pem"]
     ask += ["--header", "Content-Type: application/json", "--data", '{"X": "1 0|1 1"}']
     (one,), (zero,) = json.loads(machine.run(*ask, "https://localhost:28443/predict"))["labels"]
