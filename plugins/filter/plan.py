@@ -68,7 +68,7 @@ def outdated_containers(compared: Iterable[Data]) -> list[str]:
 
 
 def changes_something(steps: Iterable[Data]) -> bool:
-    """Whether a rollout does more than to compare what nginx knows."""
+    """Return whether a rollout does more than route requests to the same replicas."""
     return any(step["do"] != "route" for step in steps)
 
 

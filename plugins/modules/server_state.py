@@ -12,8 +12,8 @@ Returned under `state`:
 - `drain_folder`: where nginx looks for a file that keeps a model server out of rotation, "" before the first deploy.
 - `out`: the addresses that such files keep out, those that nginx does not know included.
 - `maintenance`: whether nginx answers every request with 503.
-- `history`: the deploys, rollbacks and refused builds, oldest first.
-- `releases`: id -> record of each release that can be served again.
+- `history`: with `folder`, the deploys, rollbacks and refused builds, oldest first.
+- `releases`: with `folder`, id -> record of each release that can be served again.
 - `health`: with `health: true`, how the server is: the containers that are `ready`, `nginx`,
   `certificate_days`, `disks` and the deploy `lease`.
 
@@ -235,9 +235,10 @@ def health(state, folder):
 def main():
     module = AnsibleModule(
         {
-            "folder": {"type": "path", "required": True},
+            "folder": {"type": "path"},
             "health": {"type": "bool", "default": False},
         },
+        required_if=[("health", True, ["folder"])],
         supports_check_mode=True,
     )
     folder = module.params["folder"]
@@ -249,9 +250,10 @@ def main():
             drain_folder=drained,
             maintenance=os.path.exists(os.path.join(NGINX, "maintenance")),
             out=out(drained),
-            history=history(read(os.path.join(folder, "history"))),
-            releases=releases(os.path.join(folder, "releases")),
         )
+        if folder:
+            state["history"] = history(read(os.path.join(folder, "history")))
+            state["releases"] = releases(os.path.join(folder, "releases"))
         if module.params["health"]:
             state["health"] = health(state, folder)
     except (StateError, EnvironmentError, ValueError) as error:
