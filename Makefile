@@ -22,6 +22,7 @@ quick: dev-tools ## Run the checks that need no server
 	@scripts/check lint unit decisions templates
 
 chaos: dev-tools ## Change and break a server while clients ask, and count what they notice
+	@.venv/bin/ansible-playbook tests/images.yml --tags base
 	@CHAOS=full .venv/bin/pytest -rP tests/test_chaos.py
 
 machine: dev-tools ## Deploy to a virtual machine with a kernel of its own, reboot it, turn SELinux on
