@@ -8,13 +8,16 @@ answers.py         turns tensors into answers, and compares them with what an ex
 
 app.py             the Flask application, which puts the modules below together
 routes/            one module per protocol that the server speaks
+records.py         what is known of a request; the headers of every answer
 bodies.py          reads request bodies and writes JSON
+arrays.py          reads large arrays in JSON
 catalogue.py       the models that a process serves
+calls.py           a model's calls: their queue, deadlines and batches
 threads.py         where a process runs slow calls
 settings.py        the environment variables MODEL_SERVER_*
 
 gunicorn_conf.py   gunicorn's configuration, which runs the application with
-worker.py          our worker class and access log
+worker.py          our worker class and request log
 healthcheck.py     the command of the image's HEALTHCHECK
 frontend/          the page's files
 """

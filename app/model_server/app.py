@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-import re
-import uuid
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from .bodies import MemoryRequest, json_response
+from .calls import Abandoned, Overloaded, TooLate
 from .catalogue import Catalogue, Unavailable
 from .inputs import InputError
+from .records import RECORD, Requests
 from .routes.articles import articles
 from .routes.health import health
 from .routes.page import page
 from .routes.predict import predict
 from .routes.tfserving import AnyCasePath, tfserving
 from .settings import Settings
-
-REQUEST_ID = "model_server.request_id"
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +39,14 @@ def create_app(settings: Settings | None = None) -> Application:
     app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, SEND_FILE_MAX_AGE_DEFAULT=0)
     app.url_map.converters["tfserving"] = AnyCasePath
     app.url_map.strict_slashes = False
-    app.catalogue = Catalogue(settings.models, settings.max_pixels)
+    app.catalogue = Catalogue(settings.models, settings.max_pixels, settings.queue)
     app.register_blueprint(page())
     app.register_blueprint(predict(app.catalogue))
     app.register_blueprint(articles(app.catalogue, settings.rows_model))
     app.register_blueprint(tfserving(app.catalogue))
     app.register_blueprint(health(app.catalogue))
     _answer_errors_in_json(app, settings)
-    _set_headers(app, settings)
+    app.wsgi_app = Requests(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app
 
 
@@ -60,6 +58,20 @@ def _answer_errors_in_json(app: Flask, settings: Settings) -> None:
     @app.errorhandler(Unavailable)
     def unavailable(error: Unavailable) -> Response:
         return json_response({"error": str(error)}, 503)
+
+    @app.errorhandler(Overloaded)
+    def overloaded(error: Overloaded) -> Response:
+        response = json_response({"error": str(error)}, 503)
+        response.headers["Retry-After"] = str(error.retry_after)
+        return response
+
+    @app.errorhandler(TooLate)
+    def too_late(error: TooLate) -> Response:
+        return json_response({"error": str(error)}, 504)
+
+    @app.errorhandler(Abandoned)
+    def abandoned(error: Abandoned) -> Response:
+        return json_response({"error": str(error)}, 499)  # nobody reads it, but the request log
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -76,35 +88,7 @@ def _answer_errors_in_json(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(Exception)
     def internal_error(error: Exception) -> Response:
-        request_id = request.environ.get(REQUEST_ID)
+        request_id = request.environ[RECORD].request_id
         log.exception("request %s failed", request_id)
         text = f"the server failed on this request; its log has the reason under {request_id}"
         return json_response({"error": text}, 500)
-
-
-def _set_headers(app: Flask, settings: Settings) -> None:
-    any_origin = "*" in settings.cors_origins
-
-    @app.before_request
-    def take_request_id() -> None:
-        given = request.headers.get("X-Request-ID", "")
-        usable = re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII)
-        request.environ[REQUEST_ID] = given if usable else uuid.uuid4().hex
-
-    @app.after_request
-    def add(response: Response) -> Response:
-        headers = response.headers
-        headers["X-Request-ID"] = request.environ.get(REQUEST_ID, "")
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Referrer-Policy"] = "no-referrer"
-        if settings.cors_origins:
-            headers.add("Vary", "Origin")
-            origin = request.headers.get("Origin", "")
-            if origin and (any_origin or origin in settings.cors_origins):
-                headers["Access-Control-Allow-Origin"] = origin
-                headers["Access-Control-Expose-Headers"] = "X-Request-ID"
-                if request.method == "OPTIONS":
-                    headers["Access-Control-Allow-Methods"] = "GET, POST"
-                    headers["Access-Control-Allow-Headers"] = "Content-Type, X-Request-ID"
-                    headers["Access-Control-Max-Age"] = "600"
-        return response

@@ -10,9 +10,16 @@ import numpy as np
 import orjson
 from flask import Request, Response
 from werkzeug.datastructures import FileStorage
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from .arrays import ARRAY_BYTES, parse_array
 from .inputs import InputError
+from .threads import Threads
+
+# A body from here on is parsed on a thread: it takes some milliseconds.
+THREAD_BYTES = 500_000
+
+_threads = Threads(1)
 
 
 class MemoryRequest(Request):
@@ -25,11 +32,21 @@ class MemoryRequest(Request):
 def read_json(request: Request) -> dict[str, Any]:
     """Return the body as a JSON object, whatever its content type. Raises InputError.
 
-    NaN, Infinity and -Infinity are read as numbers.
+    NaN, Infinity and -Infinity are read as numbers. In a body of ARRAY_BYTES or more, regular nested lists of numbers
+    come as an array of int64, uint64 or float64.
     """
-    body = _read(request)
+    body = read_body(request)
     if not body:
         raise InputError("the body is empty; send a JSON object")
+    if len(body) >= THREAD_BYTES:
+        return _threads.run(parse_json, body)
+    return parse_json(body)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Parse a body as read_json does."""
+    if len(body) >= ARRAY_BYTES and (parsed := parse_array(body)) is not None:
+        return parsed
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -45,7 +62,7 @@ def read_upload(request: Request) -> bytes:
     Raises InputError.
     """
     if request.mimetype.startswith("image/"):
-        return _read(request)
+        return read_body(request)
     upload: FileStorage | None = request.files.get("file") or request.files.get("image")
     if upload is None:
         known = [*request.files, *request.form]
@@ -71,12 +88,21 @@ def json_response(payload: Any, status: int = 200, tokens: bool = False) -> Resp
     return Response(body, status=status, mimetype="application/json")
 
 
-def _read(request: Request) -> bytes:
-    body = request.get_data(cache=False)
-    # Werkzeug silently cuts off a body of unknown length at the limit.
-    limit = request.max_content_length
-    if request.content_length is None and limit is not None and len(body) >= limit:
+def read_body(request: Request) -> bytes:
+    """Return the body. Raises RequestEntityTooLarge, and ClientDisconnected if it ends early."""
+    limit, length = request.max_content_length, request.content_length
+    if length is None:  # chunked
+        body: bytes = request.get_data(cache=False)
+        # Werkzeug silently cuts off a body of unknown length at the limit.
+        if limit is not None and len(body) >= limit:
+            raise RequestEntityTooLarge
+        return body
+    if limit is not None and length > limit:
         raise RequestEntityTooLarge
+    # Werkzeug's stream would check the same, in ten times the time.
+    body = request.environ["wsgi.input"].read(length)
+    if len(body) < length:
+        raise ClientDisconnected
     return body
 
 

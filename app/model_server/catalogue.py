@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,16 @@ from gevent.lock import BoundedSemaphore
 
 from . import inputs
 from .answers import check_expected
+from .calls import Calls, Overloaded
 from .engines import Engine, EngineError, Tensors, load_engine
 from .inputs import InputError, Limits
 from .manifest import Manifest, read_manifests
+from .records import current
 from .threads import ProcessLock, Threads
 
 log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 30
 
 
 class Unavailable(RuntimeError):
@@ -28,39 +31,43 @@ class Unavailable(RuntimeError):
 class Model:
     """A compiled model. Its engine is loaded at the first use: engines do not survive a fork."""
 
-    def __init__(self, manifest: Manifest, folder: Path, limits: Limits, threads: Threads) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, limits: Limits, queue: int) -> None:
         self.manifest = manifest
         self.folder = folder
         self._limits = limits
-        self._threads = threads
+        # TensorFlow gains most by batches, and they form while a call runs.
+        batches = manifest.engine == "tensorflow"
+        self._calls = Calls(manifest.name, threads=1 if batches else 2, queue=queue, batches=batches)
         self._loading = BoundedSemaphore(1)
         self._engine: Engine | None = None
         self._load_error: EngineError | None = None
-        self._seconds_per_row = math.inf
-        self._takes_pictures = any(spec.kind == "image" for spec in manifest.inputs)
 
     def from_upload(self, data: bytes) -> Tensors:
-        """Answer a picture file. Raises InputError or Unavailable, as from_rows and from_tensors do."""
-        return self.from_tensors(self._encode(inputs.encode_upload, data, self._limits))
+        """Answer a picture file. Raises as from_tensors does."""
+        return self.from_tensors(inputs.encode_upload(self.manifest, data, self._limits))
 
     def from_rows(self, rows: Any) -> Tensors:
-        """Answer a list of rows, as JSON has them, in one batch."""
-        return self.from_tensors(self._encode(inputs.encode_rows, rows, self._limits))
+        """Answer a list or an array of rows, as JSON has them, in one batch. Raises as from_tensors does."""
+        return self.from_tensors(inputs.encode_rows(self.manifest, rows, self._limits))
 
     def from_tensors(self, tensors: Tensors) -> Tensors:
-        """Answer a batch of arrays by input name with arrays by output name, all of shape [batch, …]."""
+        """Answer a batch of arrays by input name with arrays by output name, all of shape [batch, …].
+
+        Raises InputError, Unavailable, Overloaded, TooLate or Abandoned.
+        """
         counts = {array.shape[0] for array in tensors.values() if array.ndim}
         if len(counts) > 1:
             found = ", ".join(map(str, sorted(counts)))
             raise InputError(f"all inputs need the same number of rows; they have {found}")
-        engine = self.engine
-        seconds = self._seconds_per_row * max(counts, default=1)
+        record = current()
+        record.model, record.version = self.manifest.name, self.manifest.version
+        record.rows = max(counts, default=1)
+        engine = self._engine or self.engine
         try:
-            outputs: Tensors = self._threads.run(engine.run, tensors, seconds=seconds)
+            return self._calls.run(engine.run, tensors, record.rows, record)
         except EngineError as error:
             log.warning("%s refused a call: %s", self.manifest.name, error)
             raise InputError(f"{self.manifest.name} cannot take this: {_first_line(error)}") from error
-        return outputs
 
     @property
     def engine(self) -> Engine:
@@ -79,44 +86,36 @@ class Model:
     def check(self, all_examples: bool = True) -> str | None:
         """Ask the examples of the card, or only the first; return None if the answers are right, else the first reason.
 
-        A model without examples is asked with zeros: any answer is right.
+        A model without examples is asked with zeros: any answer is right. A busy model that answered a moment ago is
+        not asked: the question would wait behind its clients'.
         """
+        if self._calls.busy and time.monotonic() - self._calls.last_answer < BUSY_SECONDS:
+            return None
         examples = self.manifest.examples if all_examples else self.manifest.examples[:1]
         try:
             if not examples:
-                self._timed(inputs.zeros(self.manifest))
+                self.from_tensors(inputs.zeros(self.manifest))
             for example in examples:
-                outputs = self._timed(self._encode(inputs.encode_example, example, self.folder))
+                outputs = self.from_tensors(inputs.encode_example(self.manifest, example, self.folder))
                 if reason := check_expected(self.manifest, outputs, example):
                     return reason
-        except (InputError, Unavailable) as error:
+        except (InputError, Unavailable, Overloaded) as error:
             return str(error)
         except Exception as error:
             log.exception("%s: its examples cannot be asked", self.manifest.name)
             return f"{type(error).__name__}: {_first_line(error)}"
         return None
 
-    def _encode(self, encode: Callable[..., Tensors], *args: Any) -> Tensors:
-        if self._takes_pictures:
-            return self._threads.decode(encode, self.manifest, *args)
-        return encode(self.manifest, *args)
-
-    def _timed(self, tensors: Tensors) -> Tensors:
-        start = time.perf_counter()
-        outputs = self.from_tensors(tensors)
-        self._seconds_per_row = min(self._seconds_per_row, time.perf_counter() - start)
-        return outputs
-
 
 class Catalogue:
     """Every model in the folder of compiled models, ordered by name. Raises ManifestError if there is none."""
 
-    def __init__(self, folder: Path, max_pixels: int) -> None:
+    def __init__(self, folder: Path, max_pixels: int, queue: int) -> None:
         self._checked = False
-        limits, threads = Limits(max_pixels, ProcessLock()), Threads()
+        # One large picture at a time: decoding takes much memory.
+        limits = Limits(max_pixels, ProcessLock(), Threads(1).run)
         self._models = {
-            manifest.name: Model(manifest, folder / manifest.name, limits, threads)
-            for manifest in read_manifests(folder)
+            manifest.name: Model(manifest, folder / manifest.name, limits, queue) for manifest in read_manifests(folder)
         }
 
     def __iter__(self) -> Iterator[Model]:

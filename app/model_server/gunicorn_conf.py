@@ -9,14 +9,16 @@ import warnings
 from typing import Any
 
 from model_server.settings import Settings
+from model_server.worker import Shares
 
 _settings = Settings.from_environ()
+_shares = Shares(_settings.workers)
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.workers
 worker_class = "model_server.worker.Worker"
-logger_class = "model_server.worker.AccessLog"
-accesslog = "-"
+logger_class = "model_server.worker.RequestLog"
+accesslog = "-" if _settings.request_log else None
 
 # Modules are imported once and shared by the workers; engines are loaded after the fork, by post_worker_init below.
 preload_app = True
@@ -45,6 +47,15 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 def when_ready(server: Any) -> None:
     logging.getLogger("model_server").handlers = server.log.error_log.handlers
     gc.freeze()  # else a collection in a worker writes to, and so copies, the memory that the workers share
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    worker.shares = _shares
+    worker.slot = _shares.take({other.slot for other in server.WORKERS.values()})
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    _shares.set(worker.slot, Shares.NOT_SERVING)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -24,6 +24,9 @@ class Settings:
     cors_origins: frozenset[str] = frozenset()
     max_body_bytes: int = 15 * 2**20
     max_pixels: int = 25_000_000
+    queue: int = 64
+    timeout_seconds: float = 60
+    request_log: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -37,6 +40,9 @@ class Settings:
             cors_origins=frozenset(origin.strip().rstrip("/") for origin in origins if origin.strip()),
             max_body_bytes=int(_number(environ, "MODEL_SERVER_MAX_BODY_MB", 15) * 2**20),
             max_pixels=int(_number(environ, "MODEL_SERVER_MAX_MEGAPIXELS", 25) * 1_000_000),
+            queue=int(_number(environ, "MODEL_SERVER_QUEUE", 64)),
+            timeout_seconds=_number(environ, "MODEL_SERVER_TIMEOUT_SECONDS", 60),
+            request_log=_switch(environ, "MODEL_SERVER_REQUEST_LOG"),
         )
 
 
@@ -66,3 +72,10 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value < math.inf:
         raise SettingsError(f"{name}={text}: not a number above 0. Correct it, or leave it out for {default:g}.")
     return value
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name) or "false"
+    if text not in ("true", "false"):
+        raise SettingsError(f"{name}={text}: neither true nor false. Correct it, or leave it out for false.")
+    return text == "true"

@@ -1,50 +1,34 @@
-"""Where a worker process runs its slow calls: on threads, while its event loop goes on serving."""
+"""Where a worker process runs what takes long: on threads, while its event loop goes on serving."""
 
 from __future__ import annotations
 
 import fcntl
-import math
 import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gevent
-from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
-
-INLINE_SECONDS = 0.002
-THREADS = 2
 
 T = TypeVar("T")
 
 
 class Threads:
-    """A pool of THREADS threads in a worker process. Greenlets wait for their result; the event loop does not."""
+    """At most `size` threads in a worker process. Greenlets wait for their result; the event loop does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self._pool: ThreadPool | None = None
-        self._decoding = BoundedSemaphore(1)
 
-    def run(self, function: Callable[..., T], *args: Any, seconds: float = math.inf) -> T:
-        """Return function(*args), run on a thread; raise what it raises.
-
-        `seconds` is how long the call is expected to take. One shorter than INLINE_SECONDS runs right here: it holds
-        up the event loop for less time than changing threads would take.
-        """
-        if seconds < INLINE_SECONDS:
-            return function(*args)
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Return function(*args), run on a thread; raise what it raises."""
         if self._pool is None:  # threads do not survive a fork: they are started by the first call after it
-            self._pool = ThreadPool(THREADS, hub=gevent.get_hub())
+            self._pool = ThreadPool(self.size, hub=gevent.get_hub())
         value: T
         value, error = self._pool.apply(_caught, (function, args))
         if error is not None:
             raise error
         return value
-
-    def decode(self, function: Callable[..., T], *args: Any) -> T:
-        """Return function(*args), run on a thread, one call at a time: for pictures, which take much memory."""
-        with self._decoding:
-            return self.run(function, *args)
 
 
 class ProcessLock:

@@ -66,7 +66,7 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def access_log(self) -> list[dict[str, Any]]:
+    def request_log(self) -> list[dict[str, Any]]:
         """Return the lines logged so far."""
         return [json.loads(line) for line in (self.folder / "stdout").read_text().splitlines()]
 

@@ -260,24 +260,46 @@ def test_workers_follow_the_containers_quota(tmp_path: Path, files: dict[str, st
 # ---------------------------------------------------------------- gunicorn
 
 
-def test_each_request_is_a_line_of_json(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+def test_a_request_is_a_line_of_json_if_the_settings_ask_for_it(
+    server: Server, start_server: Callable[..., Server]
+) -> None:
+    logging = start_server(MODEL_SERVER_REQUEST_LOG="true")
     headers = {"X-Request-ID": "log-me", "X-Real-IP": "192.0.2.7"}
-    connection.request("POST", "/predict?a=b", b'{"X": "1 x"}', headers)
-    connection.getresponse().read()
+    for one in (logging, server):
+        connection = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)
+        for path, body in (("/predict?a=b", b'{"X": "1 x"}'), ("/predict/xor", b'{"rows": [[1, 0], [0, 0]]}')):
+            connection.request("POST", path, body, headers)
+            connection.getresponse().read()
     deadline = time.monotonic() + 10
     found: list[dict[str, Any]] = []
-    while not found and time.monotonic() < deadline:  # it is written after the answer
-        found = [line for line in server.access_log() if line["request_id"] == "log-me"]
-    [line] = found
-    assert (line["client"], line["method"], line["path"], line["status"]) == (
-        "192.0.2.7",
-        "POST",
-        "/predict?a=b",
-        400,
-    )
-    assert line["milliseconds"] > 0
-    assert line["bytes"] > 0
+    while len(found) < 2 and time.monotonic() < deadline:  # they are written after the answers
+        found = [line for line in logging.request_log() if line["request_id"] == "log-me"]
+    refused, answered = found
+    assert (refused["client"], refused["method"], refused["path"]) == ("192.0.2.7", "POST", "/predict?a=b")
+    assert refused["status"] == 400
+    assert refused["milliseconds"] > 0
+    assert refused["bytes"] > 0
+    assert [answered[key] for key in ("status", "model", "version", "rows")] == [200, "xor", "1", 2]
+    assert 0 < answered["stages"]["engine"] < answered["milliseconds"]
+    assert server.request_log() == []
+
+
+def test_workers_share_the_connections_evenly(server: Server) -> None:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    connections = []
+    for _ in range(12):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        connections.append(connection)
+
+    def accepted(pid: str) -> int:
+        return sum(str(fd.readlink()).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
+
+    counts = [accepted(pid) for pid in children]
+    assert abs(counts[0] - counts[1]) <= 1, counts
+    for connection in connections:
+        connection.close()
 
 
 def test_chunked_bodies_count_against_the_limit(server: Server) -> None:

@@ -6,6 +6,7 @@ import mimetypes
 import time
 from typing import Any
 
+import numpy as np
 from flask import Blueprint, Response, request, send_file
 
 from ..answers import decode
@@ -66,10 +67,11 @@ def predict(catalogue: Catalogue) -> Blueprint:
     return blueprint
 
 
-def _rows(body: dict[str, Any]) -> list[Any]:
+def _rows(body: dict[str, Any]) -> list[Any] | np.ndarray:
     if body.keys() == {"row"}:
-        return [body["row"]]
-    if body.keys() == {"rows"} and isinstance(body["rows"], list):
+        row = body["row"]
+        return row[np.newaxis] if isinstance(row, np.ndarray) else [row]
+    if body.keys() == {"rows"} and isinstance(body["rows"], list | np.ndarray):
         return body["rows"]
     found = ", ".join(body) or "nothing"
     raise InputError(

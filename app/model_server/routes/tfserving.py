@@ -90,9 +90,9 @@ def _predict(model: Model, body: dict[str, Any]) -> Response:
         outputs = model.from_tensors(_columns(model.manifest, body["inputs"]))
         return json_response({"outputs": _single(_written(outputs))}, tokens=not all_finite(outputs))
     instances = body["instances"]
-    if not isinstance(instances, list):
+    if not isinstance(instances, list | np.ndarray):
         raise InputError("Expecting 'instances' to be a list/array")
-    if not instances:
+    if not len(instances):
         raise InputError("No values in 'instances' array")
     outputs = model.from_rows(instances)
     sizes = {array.shape[0] if array.ndim else 0 for array in outputs.values()}

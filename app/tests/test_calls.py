@@ -1,0 +1,216 @@
+"""A model under load: its queue, deadlines, clients that hang up, batches."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from gevent.event import Event
+
+from conftest import make_manifest
+from model_server.calls import BATCH_ROWS, Abandoned, Calls, Overloaded, TooLate
+from model_server.engines import EngineError, Tensors
+from model_server.manifest import InputSpec
+from model_server.records import Record
+
+
+class SlowEngine:
+    """Answers twice its input when it is let go; refuses 13; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[float]] = []
+        self.go = False
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        self.asked.append(inputs["x"].ravel().tolist())
+        while not self.go:
+            time.sleep(0.001)
+        if 13 in inputs["x"]:
+            raise EngineError("13 brings bad luck")
+        return {"y": inputs["x"] * 2}
+
+
+def row(*values: float) -> Tensors:
+    return {"x": np.array([[value] for value in values], np.float32)}
+
+
+def ask(calls: Calls, engine: SlowEngine, *values: float, **record: Any) -> gevent.Greenlet:
+    """Ask in a greenlet of its own; its value is the answer's numbers, or the exception."""
+
+    def run() -> Any:
+        try:
+            return calls.run(engine, row(*values), len(values), Record(**record))["y"].ravel().tolist()
+        except Exception as error:
+            return error
+
+    greenlet = gevent.spawn(run)
+    gevent.sleep(0)
+    return greenlet
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    with gevent.Timeout(10):
+        while not condition():
+            gevent.sleep(0.001)
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_try_again() -> None:
+    calls, engine = Calls("slow", threads=1, queue=2, batches=False), SlowEngine()
+    asked = [ask(calls, engine, number) for number in (1, 2, 3, 4)]
+    assert isinstance(asked[3].get(timeout=1), Overloaded)
+    assert "slow is overloaded: 2 requests wait" in str(asked[3].value)
+    assert asked[3].value.retry_after >= 1
+    engine.go = True
+    assert [one.get(timeout=10) for one in asked[:3]] == [[2], [4], [6]]
+    assert engine.asked == [[1], [2], [3]]
+
+
+def test_a_request_whose_deadline_passes_while_it_waits_is_not_worked_on() -> None:
+    calls, engine = Calls("slow", threads=1, queue=9, batches=False), SlowEngine()
+    first = ask(calls, engine, 1)
+    late = ask(calls, engine, 2, deadline=time.monotonic() + 0.05)
+    assert isinstance(late.get(timeout=10), TooLate)
+    engine.go = True
+    assert first.get(timeout=10) == [2]
+    assert ask(calls, engine, 3).get(timeout=10) == [6]
+    assert engine.asked == [[1], [3]]
+
+
+def test_a_client_that_hung_up_costs_no_work() -> None:
+    calls, engine = Calls("slow", threads=1, queue=9, batches=False), SlowEngine()
+    (gone, there), (gone_peer, there_peer) = zip(*(socket.socketpair() for _ in range(2)), strict=True)
+    first = ask(calls, engine, 1)
+    left = ask(calls, engine, 2, client=gone)
+    stayed = ask(calls, engine, 3, client=there)
+    gone_peer.close()
+    engine.go = True
+    assert isinstance(left.get(timeout=10), Abandoned)
+    assert (first.get(timeout=10), stayed.get(timeout=10)) == ([2], [6])
+    assert engine.asked == [[1], [3]]
+    there_peer.close()
+
+
+def test_a_queue_full_of_clients_that_hung_up_has_room() -> None:
+    calls, engine = Calls("slow", threads=1, queue=1, batches=False), SlowEngine()
+    ours, theirs = socket.socketpair()
+    first = ask(calls, engine, 1)
+    ask(calls, engine, 2, client=ours)
+    theirs.close()
+    third = ask(calls, engine, 3)
+    engine.go = True
+    assert (first.get(timeout=10), third.get(timeout=10)) == ([2], [6])
+
+
+def test_waiting_calls_are_joined_by_rows_and_each_gets_its_own() -> None:
+    calls, engine = Calls("slow", threads=1, queue=9, batches=True), SlowEngine()
+    asked = [ask(calls, engine, *numbers) for numbers in ([1], [2, 3], [4], [5] * BATCH_ROWS, [6])]
+    engine.go = True
+    assert [one.get(timeout=10) for one in asked] == [[2], [4, 6], [8], [10] * BATCH_ROWS, [12]]
+    assert engine.asked == [[1], [2, 3, 4, 6], [5] * BATCH_ROWS]
+
+
+def test_a_bad_row_fails_alone() -> None:
+    calls, engine = Calls("slow", threads=1, queue=9, batches=True), SlowEngine()
+    asked = [ask(calls, engine, number) for number in (1, 2, 13, 4)]
+    engine.go = True
+    first, second, bad, last = (one.get(timeout=10) for one in asked)
+    assert (first, second, last) == ([2], [4], [8])
+    assert isinstance(bad, EngineError)
+
+
+def test_answers_that_do_not_have_a_row_each_are_asked_alone() -> None:
+    calls, go = Calls("mean", threads=1, queue=9, batches=True), Event()
+
+    def mean(inputs: Tensors) -> Tensors:
+        while not go.is_set():
+            time.sleep(0.001)
+        return {"y": inputs["x"].mean(keepdims=True)}
+
+    asked = [ask(calls, mean, *numbers) for numbers in ([1], [2, 4], [6, 8])]  # type: ignore[arg-type]
+    go.set()
+    assert [one.get(timeout=10) for one in asked] == [[1], [3], [7]]
+
+
+def test_a_killed_request_gives_its_turn_to_the_next() -> None:
+    calls, engine = Calls("slow", threads=1, queue=9, batches=False), SlowEngine()
+    first, killed, last = (ask(calls, engine, number) for number in (1, 2, 3))
+    killed.kill()
+    engine.go = True
+    assert (first.get(timeout=10), last.get(timeout=10)) == ([2], [6])
+    assert not calls.busy
+
+
+def test_short_calls_run_at_once_and_long_ones_on_a_thread() -> None:
+    calls, threads = Calls("quick", threads=1, queue=0, batches=False), []
+
+    def engine(inputs: Tensors) -> Tensors:
+        threads.append(gevent.getcurrent())
+        time.sleep(0.003 * len(inputs["x"]) if len(inputs["x"]) > 1 else 0)
+        return inputs
+
+    for rows in (1, 1, 2, 2, 1):
+        record = Record()
+        calls.run(engine, row(*range(rows)), rows, record)
+        assert record.stages["engine"] > 0
+    here = gevent.getcurrent()
+    # The third call shows that two rows take longer than the first one let expect.
+    assert [thread is here for thread in threads[:4]] == [False, True, True, False]
+
+
+# ---------------------------------------------------------------- over HTTP
+
+
+@pytest.fixture
+def slow(serve: Callable[..., FlaskClient]) -> tuple[FlaskClient, SlowEngine]:
+    engine = SlowEngine()
+    manifest = make_manifest([InputSpec("x", "float32", (-1, 1), "x", "tensor")], name="slow")
+    quick = make_manifest([InputSpec("x", "float32", (-1, 1), "x", "tensor")], name="quick")
+    return serve((manifest, engine), (quick, lambda inputs: {"y": inputs["x"]}), rows_model="quick", queue=1), engine
+
+
+def test_overload_and_deadlines_have_their_status(slow: tuple[FlaskClient, SlowEngine]) -> None:
+    client, engine = slow
+    asked = [gevent.spawn(client.post, "/predict/slow", json={"row": [number]}) for number in (1, 2)]
+    wait_until(lambda: len(engine.asked) == 2)  # two run at a time
+    waiting = gevent.spawn(client.post, "/predict/slow", json={"row": [3]}, headers={"X-Request-Timeout": "0.3"})
+    gevent.sleep(0.01)
+    refused = client.post("/predict/slow", json={"row": [4]})
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert "overloaded" in refused.json["error"]
+    assert waiting.get(timeout=10).status_code == 504
+    assert client.post("/predict/quick", json={"row": [4]}).status_code == 200
+    assert client.get("/healthz").status_code == 200
+    engine.go = True
+    assert [one.get(timeout=10).status_code for one in asked] == [200, 200]
+
+
+def test_a_busy_model_that_answers_is_ready(slow: tuple[FlaskClient, SlowEngine]) -> None:
+    client, engine = slow
+    engine.go = True
+    assert client.post("/predict/slow", json={"row": [1]}).status_code == 200
+    engine.go = False
+    asked = [gevent.spawn(client.post, "/predict/slow", json={"row": [number]}) for number in (1, 2)]
+    wait_until(lambda: len(engine.asked) == 3)
+    with gevent.Timeout(5):
+        assert client.get("/readyz").status_code == 200
+    engine.go = True
+    gevent.joinall(asked, timeout=10)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "nan", "inf"])
+def test_a_time_limit_that_is_none_is_ignored(slow: tuple[FlaskClient, SlowEngine], text: str) -> None:
+    answer = slow[0].post("/predict/quick", json={"row": [4]}, headers={"X-Request-Timeout": text})
+    assert answer.status_code == 200
+
+
+def test_a_question_of_the_server_itself_has_no_deadline() -> None:
+    assert Record().deadline == math.inf
+    assert not Record().abandoned()
