@@ -7,7 +7,7 @@ import re
 import subprocess
 
 from conftest import make
-from host import ROOT
+from host import ROOT, ask, on_host
 
 # What is printed: a line a stage, and the summary; the first time also what was made.
 UP_LINES, UP_AGAIN_LINES = 30, 20
@@ -33,6 +33,13 @@ def test_up_ends_in_a_right_prediction(embedded: str) -> None:
     assert "digit = 3" in embedded
     (one,), (zero,) = predict()
     assert one > 0.9 and zero < 0.1
+
+
+def test_metrics_are_on_the_containers_own_addresses_alone(embedded: str) -> None:
+    shown = on_host("curl --silent --fail http://172.16.239.10:5000/metrics")
+    assert re.search(r'^slipway_build_info{.*release="[0-9a-f]{8}"', shown, re.MULTILINE), shown
+    assert 'slipway_load_seconds{model="digits",version="1"}' in shown
+    assert ask("/metrics/1")[0].status == ask("/metrics")[0].status == 404
 
 
 def test_http_is_redirected_to_the_published_port(embedded: str) -> None:

@@ -53,6 +53,7 @@ SETTINGS = [
         "nginx_max_body_mb": "100",
         "nginx_answer_timeout_seconds": "2",
         "nginx_acme_webroot": "/srv/acme",
+        "nginx_metrics_networks": ["10.0.0.0/8", "2001:db8::/32"],
         "nginx_source": "upstream",
     },
     {

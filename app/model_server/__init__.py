@@ -8,7 +8,9 @@ answers.py         turns tensors into answers, and compares them with what an ex
 
 app.py             the Flask application, which puts the modules below together
 routes/            one module per protocol that the server speaks
-records.py         what is known of a request; the headers of every answer
+requests.py        records, counts and times each request; the headers of every answer
+records.py         what is known of a request
+metrics.py         what Prometheus reads
 bodies.py          reads request bodies and writes JSON
 arrays.py          reads large arrays in JSON
 catalogue.py       the models that a process serves

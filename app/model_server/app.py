@@ -11,9 +11,11 @@ from .bodies import MemoryRequest, json_response
 from .calls import Abandoned, Overloaded, TooLate
 from .catalogue import Catalogue, Unavailable
 from .inputs import InputError
-from .records import RECORD, Requests
+from .records import RECORD
+from .requests import Requests
 from .routes.articles import articles
 from .routes.health import health
+from .routes.metrics import metrics
 from .routes.page import page
 from .routes.predict import predict
 from .routes.tfserving import AnyCasePath, tfserving
@@ -45,6 +47,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app.register_blueprint(articles(app.catalogue, settings.rows_model))
     app.register_blueprint(tfserving(app.catalogue))
     app.register_blueprint(health(app.catalogue))
+    app.register_blueprint(metrics())
     _answer_errors_in_json(app, settings)
     app.wsgi_app = Requests(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

@@ -11,6 +11,7 @@ import numpy as np
 from gevent.event import AsyncResult
 
 from .engines import Tensors
+from .metrics import ModelMetrics
 from .records import Record
 from .threads import Threads
 
@@ -51,15 +52,16 @@ class _Call:
 
 
 class Calls:
-    """The calls to the engine of model `name`.
+    """The calls to the engine of model `name`, counted in `metrics`.
 
     `threads` is how many run at a time, `queue` how many may wait. With `batches`, a call takes along those that wait
     and fit, at most BATCH_ROWS rows in all.
     """
 
-    def __init__(self, name: str, threads: int, queue: int, batches: bool) -> None:
+    def __init__(self, name: str, metrics: ModelMetrics, threads: int, queue: int, batches: bool) -> None:
         self.last_answer = -math.inf  # in seconds of time.monotonic()
         self._name = name
+        self._metrics = metrics
         self._seconds_per_number = math.inf
         self._threads = Threads(threads)
         self._free = threads
@@ -85,6 +87,7 @@ class Calls:
             if seconds > INLINE_SECONDS:  # a cost that grows otherwise: the next one is measured on a thread
                 self._seconds_per_number = seconds / numbers
             record.stages["engine"] = seconds * 1000
+            self._metrics.called(rows, seconds)
             return outputs
         call = _Call(inputs, rows, numbers, record)
         answer = None
@@ -95,7 +98,9 @@ class Calls:
         if answer is None:
             answer = self._take_turn(engine, call)
         self.last_answer = time.monotonic()
-        record.stages["queue"] = (time.perf_counter() - start) * 1000 - record.stages["engine"]
+        waited = time.perf_counter() - start - record.stages["engine"] / 1000
+        record.stages["queue"] = waited * 1000
+        self._metrics.waited(waited)
         return answer
 
     def _wait(self, call: _Call) -> Tensors | None:
@@ -108,7 +113,8 @@ class Calls:
         self._waiting.append(call)
         left = call.record.deadline - time.monotonic()
         try:
-            call.turn.wait(None if math.isinf(left) else max(left, 0))
+            with self._metrics.queue.track_inprogress():
+                call.turn.wait(None if math.isinf(left) else max(left, 0))
         except BaseException:  # this greenlet is killed: its turn is the next one's
             if not call.turn.ready():
                 self._waiting.remove(call)
@@ -133,6 +139,7 @@ class Calls:
         finally:
             self._pass_on()
         seconds = time.perf_counter() - start
+        self._metrics.called(sum(one.rows for one in (call, *companions)), seconds)
         numbers = sum(one.numbers for one in (call, *companions))
         self._seconds_per_number = min(self._seconds_per_number, seconds / max(numbers, 1))
         for one in (call, *companions):

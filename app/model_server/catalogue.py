@@ -16,6 +16,7 @@ from .calls import Calls, Overloaded
 from .engines import Engine, EngineError, Tensors, load_engine
 from .inputs import InputError, Limits
 from .manifest import Manifest, read_manifests
+from .metrics import ModelMetrics
 from .records import current
 from .threads import ProcessLock, Threads
 
@@ -37,7 +38,8 @@ class Model:
         self._limits = limits
         # TensorFlow gains most by batches, and they form while a call runs.
         batches = manifest.engine == "tensorflow"
-        self._calls = Calls(manifest.name, threads=1 if batches else 2, queue=queue, batches=batches)
+        self._metrics = ModelMetrics(manifest.name, manifest.version)
+        self._calls = Calls(manifest.name, self._metrics, threads=1 if batches else 2, queue=queue, batches=batches)
         self._loading = BoundedSemaphore(1)
         self._engine: Engine | None = None
         self._load_error: EngineError | None = None
@@ -75,7 +77,8 @@ class Model:
         with self._loading:
             if self._engine is None and self._load_error is None:
                 try:
-                    self._engine = load_engine(self.manifest, self.folder)
+                    with self._metrics.load_seconds.time():
+                        self._engine = load_engine(self.manifest, self.folder)
                 except EngineError as error:
                     log.error("%s", error)
                     self._load_error = error

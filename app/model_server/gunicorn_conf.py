@@ -5,8 +5,16 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import os
+import shutil
+import tempfile
 import warnings
 from typing import Any
+
+# In memory; prometheus_client looks for it when it is imported.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="metrics-", dir="/dev/shm")
+
+from prometheus_client import multiprocess
 
 from model_server.settings import Settings
 from model_server.worker import Shares
@@ -56,6 +64,12 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     _shares.set(worker.slot, Shares.NOT_SERVING)
+    # Its gauges end with it, its counters stay.
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -64,8 +64,11 @@ class Worker(ggevent.GeventWorker):
     def init_process(self) -> None:
         self._idle: dict[gevent.Greenlet, gevent.Timeout] = {}
         self._connections = 0
-        self.shares.set(self.slot, 0)
         super().init_process()
+
+    def run(self) -> None:
+        self.shares.set(self.slot, 0)
+        super().run()
 
     def server_class(self, listener: Any, spawn: Any, **_: Any) -> StreamServer:
         """Return what accepts connections, where gunicorn would make a plain StreamServer."""

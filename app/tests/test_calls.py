@@ -18,6 +18,7 @@ from conftest import make_manifest
 from model_server.calls import BATCH_ROWS, Abandoned, Calls, Overloaded, TooLate
 from model_server.engines import EngineError, Tensors
 from model_server.manifest import InputSpec
+from model_server.metrics import ModelMetrics
 from model_server.records import Record
 
 
@@ -62,7 +63,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_try_again() -> None:
-    calls, engine = Calls("slow", threads=1, queue=2, batches=False), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=2, batches=False), SlowEngine()
     asked = [ask(calls, engine, number) for number in (1, 2, 3, 4)]
     assert isinstance(asked[3].get(timeout=1), Overloaded)
     assert "slow is overloaded: 2 requests wait" in str(asked[3].value)
@@ -73,7 +74,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_try_again() -> None:
 
 
 def test_a_request_whose_deadline_passes_while_it_waits_is_not_worked_on() -> None:
-    calls, engine = Calls("slow", threads=1, queue=9, batches=False), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=False), SlowEngine()
     first = ask(calls, engine, 1)
     late = ask(calls, engine, 2, deadline=time.monotonic() + 0.05)
     assert isinstance(late.get(timeout=10), TooLate)
@@ -84,7 +85,7 @@ def test_a_request_whose_deadline_passes_while_it_waits_is_not_worked_on() -> No
 
 
 def test_a_client_that_hung_up_costs_no_work() -> None:
-    calls, engine = Calls("slow", threads=1, queue=9, batches=False), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=False), SlowEngine()
     (gone, there), (gone_peer, there_peer) = zip(*(socket.socketpair() for _ in range(2)), strict=True)
     first = ask(calls, engine, 1)
     left = ask(calls, engine, 2, client=gone)
@@ -98,7 +99,7 @@ def test_a_client_that_hung_up_costs_no_work() -> None:
 
 
 def test_a_queue_full_of_clients_that_hung_up_has_room() -> None:
-    calls, engine = Calls("slow", threads=1, queue=1, batches=False), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=1, batches=False), SlowEngine()
     ours, theirs = socket.socketpair()
     first = ask(calls, engine, 1)
     ask(calls, engine, 2, client=ours)
@@ -109,7 +110,7 @@ def test_a_queue_full_of_clients_that_hung_up_has_room() -> None:
 
 
 def test_waiting_calls_are_joined_by_rows_and_each_gets_its_own() -> None:
-    calls, engine = Calls("slow", threads=1, queue=9, batches=True), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=True), SlowEngine()
     asked = [ask(calls, engine, *numbers) for numbers in ([1], [2, 3], [4], [5] * BATCH_ROWS, [6])]
     engine.go = True
     assert [one.get(timeout=10) for one in asked] == [[2], [4, 6], [8], [10] * BATCH_ROWS, [12]]
@@ -117,7 +118,7 @@ def test_waiting_calls_are_joined_by_rows_and_each_gets_its_own() -> None:
 
 
 def test_a_bad_row_fails_alone() -> None:
-    calls, engine = Calls("slow", threads=1, queue=9, batches=True), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=True), SlowEngine()
     asked = [ask(calls, engine, number) for number in (1, 2, 13, 4)]
     engine.go = True
     first, second, bad, last = (one.get(timeout=10) for one in asked)
@@ -126,7 +127,7 @@ def test_a_bad_row_fails_alone() -> None:
 
 
 def test_answers_that_do_not_have_a_row_each_are_asked_alone() -> None:
-    calls, go = Calls("mean", threads=1, queue=9, batches=True), Event()
+    calls, go = Calls("mean", ModelMetrics("mean", "1"), threads=1, queue=9, batches=True), Event()
 
     def mean(inputs: Tensors) -> Tensors:
         while not go.is_set():
@@ -139,7 +140,7 @@ def test_answers_that_do_not_have_a_row_each_are_asked_alone() -> None:
 
 
 def test_a_killed_request_gives_its_turn_to_the_next() -> None:
-    calls, engine = Calls("slow", threads=1, queue=9, batches=False), SlowEngine()
+    calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=False), SlowEngine()
     first, killed, last = (ask(calls, engine, number) for number in (1, 2, 3))
     killed.kill()
     engine.go = True
@@ -148,7 +149,7 @@ def test_a_killed_request_gives_its_turn_to_the_next() -> None:
 
 
 def test_short_calls_run_at_once_and_long_ones_on_a_thread() -> None:
-    calls, threads = Calls("quick", threads=1, queue=0, batches=False), []
+    calls, threads = Calls("quick", ModelMetrics("quick", "1"), threads=1, queue=0, batches=False), []
 
     def engine(inputs: Tensors) -> Tensors:
         threads.append(gevent.getcurrent())

@@ -189,6 +189,22 @@ def test_both_gone_is_502_in_json(host: Host, ask: Ask, upstream: None) -> None:
     assert (answer.status, "no model server" in answer.json["error"]) == (502, True)
 
 
+def test_metrics_are_shown_to_networks_that_are_named_and_to_no_others(ask: Ask, run_roles: RunRoles) -> None:
+    for path in ("/metrics", "/metrics/1", "/metrics/", "/x/../metrics/1", "/%6detrics", "//metrics"):
+        assert (ask(path, "--path-as-is").status, path) == (404, path)
+    assert ask("/metrics/1").json == {"error": "there is nothing here"}
+    assert run_roles("nginx", nginx_metrics_networks=["192.0.2.0/24"]).changed
+    assert ask("/metrics/1").status == 404
+    assert run_roles("nginx", nginx_metrics_networks=["127.0.0.0/8", "::1"]).changed
+    shown = [ask(f"/metrics/{number}").json for number in (1, 2)]
+    assert [(one["server"], one["request"]) for one in shown] == [
+        (5001, "GET /metrics HTTP/1.0"),
+        (5002, "GET /metrics HTTP/1.0"),
+    ]
+    assert ask("/metrics/3").status == ask("/metrics").status == 404
+    assert run_roles("nginx").changed
+
+
 def test_no_release_is_503_in_json_until_one_is_there(ask: Ask, run_roles: RunRoles) -> None:
     assert run_roles("nginx/upstream", nginx_upstream_servers=[]).changed
     answer = ask("/predict", "--data x")
