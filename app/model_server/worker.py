@@ -23,7 +23,7 @@ from .records import RECORD, Record
 # How long a stopping worker leaves idle connections open, for requests that are on their way.
 LAST_REQUESTS_SECONDS = 0.5
 # How long a worker leaves a new connection to those with fewer.
-PATIENCE_SECONDS = 0.002
+PATIENCE_SECONDS = 0.01
 FLUSH_SECONDS = 0.1
 STDOUT = 1
 
