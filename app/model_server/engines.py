@@ -101,10 +101,18 @@ class OnnxRuntime:
 
     def run(self, inputs: Tensors) -> Tensors:
         try:
-            values = self._session.run(self._fetch, {engine_name: inputs[name] for name, engine_name in self._inputs})
+            feeds = {engine_name: _as_text(inputs[name]) for name, engine_name in self._inputs}
+            values = self._session.run(self._fetch, feeds)
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
+
+
+def _as_text(array: np.ndarray) -> np.ndarray:
+    # Of an object that is not text, ONNX Runtime takes str(object): b"a" would become "b'a'".
+    if array.dtype != object:
+        return array
+    return np.array([item.decode() for item in array.flat], object).reshape(array.shape)
 
 
 class TensorFlow:
