@@ -30,21 +30,24 @@ class MemoryRequest(Request):
 
 
 def read_json(request: Request) -> dict[str, Any]:
-    """Return the body as a JSON object, whatever its content type. Raises InputError.
+    """Return the body as a JSON object, as parse_json does, whatever its content type."""
+    return parse_json(read_body(request))
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raises InputError.
 
     NaN, Infinity and -Infinity are read as numbers. In a body of ARRAY_BYTES or more, regular nested lists of numbers
     come as an array of int64, uint64 or float64.
     """
-    body = read_body(request)
     if not body:
         raise InputError("the body is empty; send a JSON object")
     if len(body) >= THREAD_BYTES:
-        return _threads.run(parse_json, body)
-    return parse_json(body)
+        return _threads.run(_parse, body)
+    return _parse(body)
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """Parse a body as read_json does."""
+def _parse(body: bytes) -> dict[str, Any]:
     if len(body) >= ARRAY_BYTES and (parsed := parse_array(body)) is not None:
         return parsed
     try:
@@ -122,7 +125,10 @@ def _read_tokens(body: bytes, error: orjson.JSONDecodeError) -> Any:
         raise InputError(f"the body is not UTF-8 text: {wrong_byte}") from None
     if "NaN" in text or "Infinity" in text:
         try:
-            return json.loads(text)
+            data = json.loads(text)
+            if "\\u" in text:
+                json.dumps(data, ensure_ascii=False).encode()  # refuses half a surrogate pair, as orjson does
+            return data
         except (ValueError, RecursionError):
             pass
     where = f"line {error.lineno}, column {error.colno}"

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .engines import Tensors
-from .manifest import Example, InputSpec, Manifest
+from .manifest import Example, InputSpec, Manifest, TensorSpec
 
 # A picture below this is decoded in 1 to 2 ms.
 INLINE_PIXELS = 100_000
@@ -121,14 +121,16 @@ def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
     decimal point (also 1.0) for integers. Strings are text or `{"b64": "…"}` and become an object array of bytes.
     """
     text = spec.dtype == "string"
-    if text:
-        value = _encoded(spec, value)
+    try:
+        value = _encoded(spec, value) if text else value
+    except RecursionError:
+        raise _ragged(spec) from None
     try:
         tensor = np.asarray(value, dtype=object if text else None)
     except (ValueError, OverflowError):
         raise _ragged(spec) from None
     _check_values(spec, tensor)
-    if not _fits(tensor.shape, spec.shape):
+    if not fits(tensor.shape, spec.shape):
         shape = list(tensor.shape)
         raise InputError(f"input {spec.name}: the shape is {shape}, the model takes {shape_text(spec)}")
     if text:
@@ -140,7 +142,14 @@ def to_tensor(spec: InputSpec, value: Any) -> np.ndarray:
     return cast
 
 
-def shape_text(spec: InputSpec) -> str:
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether a tensor of `shape` is one that the model takes."""
+    return len(shape) == len(wanted) and all(
+        size == want or (want < 0 and size > 0) for size, want in zip(shape, wanted, strict=True)
+    )
+
+
+def shape_text(spec: TensorSpec) -> str:
     """Return the shape for people: `[batch, 8, 8, 1]`, with `any` for other free sizes."""
     sizes = ["any" if size < 0 else str(size) for size in spec.shape]
     return f"[{', '.join(['batch', *sizes[1:]] if spec.shape[:1] == (-1,) else sizes)}]"
@@ -232,12 +241,6 @@ def _check_values(spec: InputSpec, tensor: np.ndarray) -> None:
 
 def _ragged(spec: InputSpec) -> InputError:
     return InputError(f"input {spec.name}: ragged; all lists of one level must have the same length")
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        size == want or (want < 0 and size > 0) for size, want in zip(shape, wanted, strict=True)
-    )
 
 
 def _pixels(spec: InputSpec, value: Any, limits: Limits) -> Any:
