@@ -23,3 +23,5 @@ worker.py          our worker class and request log
 healthcheck.py     the command of the image's HEALTHCHECK
 frontend/          the page's files
 """
+
+__version__ = "0.1.0"

@@ -15,6 +15,7 @@ from .records import RECORD
 from .requests import Requests
 from .routes.articles import articles
 from .routes.health import health
+from .routes.inference import inference
 from .routes.metrics import metrics
 from .routes.page import page
 from .routes.predict import predict
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app.register_blueprint(predict(app.catalogue))
     app.register_blueprint(articles(app.catalogue, settings.rows_model))
     app.register_blueprint(tfserving(app.catalogue))
+    app.register_blueprint(inference(app.catalogue))
     app.register_blueprint(health(app.catalogue))
     app.register_blueprint(metrics())
     _answer_errors_in_json(app, settings)

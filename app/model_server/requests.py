@@ -14,6 +14,7 @@ from .records import CURRENT, RECORD, Record
 from .settings import Settings
 
 TIMEOUT_HEADER = "X-Request-Timeout"
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 PROTOCOLS = {"v1": "tfserving", "v2": "inference"}
 
 Headers = list[tuple[str, str]]
@@ -65,12 +66,15 @@ class Requests:
         if origin and ("*" in self._origins or origin in self._origins):
             headers += [
                 ("Access-Control-Allow-Origin", origin),
-                ("Access-Control-Expose-Headers", "X-Request-ID"),
+                ("Access-Control-Expose-Headers", f"X-Request-ID, {JSON_LENGTH_HEADER}"),
             ]
             if environ["REQUEST_METHOD"] == "OPTIONS":
                 headers += [
                     ("Access-Control-Allow-Methods", "GET, POST"),
-                    ("Access-Control-Allow-Headers", f"Content-Type, X-Request-ID, {TIMEOUT_HEADER}"),
+                    (
+                        "Access-Control-Allow-Headers",
+                        f"Content-Type, X-Request-ID, {TIMEOUT_HEADER}, {JSON_LENGTH_HEADER}",
+                    ),
                     ("Access-Control-Max-Age", "600"),
                 ]
         return headers
