@@ -18,12 +18,12 @@ def decode(manifest: Manifest, outputs: Tensors, row: int = 0) -> dict[str, dict
     "classes" or "binary" output also has `index`, `label` (the index as text if the card has no labels), and
     `probability`, the label's score, if that lies within 0 … 1. If a score is not finite, index and label are None.
     """
-    return {spec.name: _decode(spec, outputs[spec.name][row]) for spec in manifest.outputs}
+    return {spec.name: _decode(spec, outputs[spec.name][row, ...]) for spec in manifest.outputs}
 
 
 def verdict(manifest: Manifest, outputs: Tensors) -> Any:
     """Return the first output's answer to the first row, in short: the class's index (binary: 0 or 1) or numbers."""
-    answer = _decode(manifest.outputs[0], outputs[manifest.outputs[0].name][0])
+    answer = _decode(manifest.outputs[0], outputs[manifest.outputs[0].name][0, ...])
     return answer.get("index", answer["values"])
 
 
@@ -37,7 +37,7 @@ def check_expected(manifest: Manifest, outputs: Tensors, example: Example) -> st
     for name, expected in example.expect.items():
         if name not in known:
             return f"example {example.name} expects an output {name}; the model has {', '.join(known)}"
-        reason = _mismatch(known[name], outputs[name][0], expected, example.tolerance)
+        reason = _mismatch(known[name], outputs[name][0, ...], expected, example.tolerance)
         if reason:
             return f"example {example.name}: {name} should be {expected}, {reason}"
     return None

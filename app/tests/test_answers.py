@@ -33,6 +33,16 @@ def test_classes_binary_and_numbers() -> None:
     assert verdict(MODEL, OUTPUTS) == 1
 
 
+def test_text_alone_or_in_lists() -> None:
+    specs = [OutputSpec("one", "string", (-1,), "o", "numbers"), OutputSpec("two", "string", (-1, 2), "t", "numbers")]
+    model = make_manifest([INPUT], specs)
+    outputs = {"one": np.array([b"a"], object), "two": np.array([[b"b", b"\xff"]], object)}
+    assert decode(model, outputs) == {"one": {"values": "a"}, "two": {"values": ["b", "\ufffd"]}}
+    assert verdict(model, outputs) == "a"
+    assert check_expected(model, outputs, Example("e", None, {"one": "a", "two": ["b", "\ufffd"]})) is None
+    assert check_expected(model, outputs, Example("e", None, {"one": "b"})) == "example e: one should be b, but is a"
+
+
 def test_scores_outside_0_and_1_are_not_called_probabilities() -> None:
     assert "probability" not in decode(MODEL, OUTPUTS | {"fruit": np.array([[-3.0, 8.0, 1.0]])})["fruit"]
 
