@@ -11,6 +11,7 @@ routes/            one module per protocol that the server speaks
 requests.py        records, counts and times each request; the headers of every answer
 records.py         what is known of a request
 metrics.py         what Prometheus reads
+schemas.py         JSON Schemas and examples of a model's rows and answers, for the OpenAPI document
 bodies.py          reads request bodies and writes JSON
 arrays.py          reads large arrays in JSON
 catalogue.py       the models that a process serves
@@ -21,7 +22,7 @@ settings.py        the environment variables MODEL_SERVER_*
 gunicorn_conf.py   gunicorn's configuration, which runs the application with
 worker.py          our worker class and request log
 healthcheck.py     the command of the image's HEALTHCHECK
-frontend/          the page's files
+frontend/          the pages' files
 """
 
 __version__ = "0.1.0"

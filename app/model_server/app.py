@@ -17,6 +17,7 @@ from .routes.articles import articles
 from .routes.health import health
 from .routes.inference import inference
 from .routes.metrics import metrics
+from .routes.openapi import openapi
 from .routes.page import page
 from .routes.predict import predict
 from .routes.tfserving import AnyCasePath, tfserving
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app.register_blueprint(inference(app.catalogue))
     app.register_blueprint(health(app.catalogue))
     app.register_blueprint(metrics())
+    app.register_blueprint(openapi(app.catalogue, settings.rows_model))
     _answer_errors_in_json(app, settings)
     app.wsgi_app = Requests(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

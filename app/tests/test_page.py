@@ -1,4 +1,4 @@
-"""The page in a real Chromium, against a real server: what a person does, and what they see."""
+"""The pages in a real Chromium, against a real server: what a person does, and what they see."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ class Page:
         self.driver.get("about:blank")
         self.driver.get(f"{self.server.address}/#{model}")
         self.wait_for("#models input:checked")
+
+    def open_operation(self, name: str) -> WebElement:
+        """Open the page of the API with one operation unfolded."""
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.server.address}/docs#{name}")
+        return self.wait_for(f"#{name}[open] form")
+
+    def sent(self, form: WebElement) -> tuple[str, str]:
+        """Send an operation's form; return the answer's status and text."""
+        form.find_element(By.CSS_SELECTOR, ".primary").click()
+        status = self.wait_for("details[open] .answer .status").text
+        return status, self.texts("details[open] .answer[aria-live] pre")[0]
 
     def all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -152,25 +164,84 @@ def test_the_page_says_that_the_server_does_not_answer(page: Page) -> None:
     page.answer()
 
 
-def test_the_page_loads_only_from_the_server_and_its_policy_blocks_nothing(page: Page) -> None:
-    page.open("digits")
-    page.all("#samples button")[0].click()
-    page.answer()
+def test_the_pages_lead_to_each_other(page: Page) -> None:
+    page.open("xor")
+    page.driver.find_element(By.LINK_TEXT, "API").click()
+    assert page.wait_for("#operations h2").text == "Predictions"
+    page.driver.find_element(By.LINK_TEXT, "Ask the models").click()
+    page.wait_for("#models input:checked")
+
+
+def test_the_api_page_sends_an_example_and_its_call_can_be_repeated(page: Page) -> None:
+    form = page.open_operation("predict_xor")
+    WebDriverWait(page.driver, 10).until(
+        lambda _: "row" in form.find_element(By.TAG_NAME, "textarea").get_property("value")
+    )
+    status, answer = page.sent(form)
+    assert status.startswith("200 ")
+    assert round(json.loads(answer)["answers"][0]["activation_2"]["values"][0]) == 1
+    [call] = [text for text in page.texts("details[open] pre") if text.startswith("curl")]
+    curl, header, kind, flag, body, url = shlex.split(call)
+    assert (curl, header, kind, flag) == ("curl", "-H", "Content-Type: application/json", "-d")
+    assert url == f"{page.server.address}/predict/xor"
+    assert json.loads(body) == {"row": [1, 0]}
+
+
+def test_the_api_page_sends_a_picture(page: Page) -> None:
+    form = page.open_operation("predict_digits")
+    [seven] = [button for button in form.find_elements(By.TAG_NAME, "button") if button.text == "seven"]
+    seven.click()
+    WebDriverWait(page.driver, 10).until(
+        lambda _: any("@seven.png" in text for text in page.texts("details[open] pre"))
+    )
+    assert json.loads(page.sent(form)[1])["answers"][0]["digit"]["label"] == "7"
+
+
+def test_the_api_page_shows_what_a_model_takes_and_answers(page: Page) -> None:
+    page.open_operation("predict_wine")
+    texts = "\n".join(page.texts("details[open] pre"))
+    assert "row: {" in texts
+    assert "malic_acid" in texts
+    assert '"Barolo" | "Grignolino" | "Barbera" | null' in texts
+
+
+def test_the_api_page_fills_in_an_address(page: Page) -> None:
+    form = page.open_operation("tfserving_status")
+    model = form.find_element(By.NAME, "model")
+    model.clear()
+    model.send_keys("nope")
+    status, answer = page.sent(form)
+    assert status.startswith("404 ")
+    assert "nope" in json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize("of", ["models", "API"])
+def test_a_page_loads_only_from_the_server_and_its_policy_blocks_nothing(page: Page, of: str) -> None:
+    if of == "models":
+        page.open("digits")
+        page.all("#samples button")[0].click()
+        page.answer()
+    else:
+        page.sent(page.open_operation("predict_digits"))
     loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
     assert len(loaded) > 4
     assert all(name.startswith((page.server.address, f"blob:{page.server.address}")) for name in loaded)
     assert page.driver.get_log("browser") == []
 
 
-def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page) -> None:
+@pytest.mark.parametrize("of", ["models", "API"])
+def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page, of: str) -> None:
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True},
     )
     try:
-        page.open("wine")
-        page.all("#samples button")[0].click()
-        page.answer()
+        if of == "models":
+            page.open("wine")
+            page.all("#samples button")[0].click()
+            page.answer()
+        else:
+            page.open_operation("tfserving_predict_wine")
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,12 +1,11 @@
 // The page uses the same addresses as any other client: GET models, POST predict/NAME. See docs/api.md.
 
+import { address, byId, copy, element, quote } from "./shared.js";
+
 const BARS = 10;
 const FIELDS = 24;
 const SMALL_PICTURE = 64;
 const ENGINES = { litert: "LiteRT", onnx: "ONNX Runtime", tensorflow: "TensorFlow" };
-
-const byId = (id) => document.getElementById(id);
-const address = (path) => new URL(path, document.baseURI).href;
 
 let catalogue = [];
 let model = null;
@@ -40,7 +39,7 @@ byId("ask").addEventListener("input", (event) => {
   press(null);
   describeCall();
 });
-byId("copy").addEventListener("click", copyCall);
+byId("copy").addEventListener("click", () => copy(byId("curl"), byId("copy")));
 
 function fromHash() {
   return catalogue.find((one) => one.name === decodeURIComponent(location.hash.slice(1)));
@@ -388,30 +387,7 @@ async function describeCall() {
   byId("curl").textContent = `curl -H 'Content-Type: application/json' -d ${quote(body)} ${url}`;
 }
 
-function quote(text) {
-  return /^[\w.@%+=:,/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
-}
-
-async function copyCall() {
-  const code = byId("curl");
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-  } catch { // no clipboard without HTTPS: select the text, for the reader to copy
-    getSelection().selectAllChildren(code);
-    byId("copy").textContent = "Selected";
-    return;
-  }
-  byId("copy").textContent = "Copied";
-  setTimeout(() => { byId("copy").textContent = "Copy"; }, 1500);
-}
-
 // ---------------------------------------------------------------- small helpers
-
-function element(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
 
 function picture(url, text) {
   const image = element("img", { src: url, alt: text });

@@ -80,6 +80,13 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
     return blueprint
 
 
+def has_signature(manifest: Manifest, verb: str) -> bool:
+    """Return whether the model answers :classify or :regress."""
+    spec = manifest.outputs[0]
+    scored = spec.kind in ("classes", "binary") if verb == "classify" else _one_number(spec)
+    return scored and len(manifest.outputs) == 1
+
+
 def _predict(model: Model, body: dict[str, Any]) -> Response:
     rows = "instances" in body
     if rows and "inputs" in body:
@@ -123,8 +130,7 @@ def _columns(manifest: Manifest, value: Any) -> Tensors:
 def _examples(model: Model, body: dict[str, Any], verb: str) -> Response:
     """Answer :classify and :regress: rows by name in `examples`, what all rows share in `context`."""
     spec = model.manifest.outputs[0]
-    scored = spec.kind in ("classes", "binary") if verb == "classify" else _one_number(spec)
-    if not scored or len(model.manifest.outputs) > 1:
+    if not has_signature(model.manifest, verb):
         raise InputError(
             f"Expected {verb} signature method_name to be tensorflow/serving/{verb}. Was: "
             "tensorflow/serving/predict. Ask with :predict."
