@@ -90,7 +90,7 @@ def test_metrics_add_up_over_workers_and_their_deaths(start_server: Callable[...
         assert value(samples, "slipway_load_seconds", **xor) > 0
         assert value(samples, "slipway_requests_in_flight") == 1  # this one
         assert value(samples, "slipway_build_info", release="1a2b3c4d") == 1
-        assert 20e6 < value(samples, "slipway_memory_bytes") < 1e9
+        assert value(samples, "slipway_memory_bytes") > 20e6  # here also of the tests themselves
 
     check()
     os.kill(min(before), signal.SIGKILL)
