@@ -205,6 +205,15 @@ def test_the_api_page_shows_what_a_model_takes_and_answers(page: Page) -> None:
     assert '"Barolo" | "Grignolino" | "Barbera" | null' in texts
 
 
+def test_the_api_page_shows_every_operation(page: Page) -> None:
+    page.open_operation("predict_xor")
+    page.driver.execute_script("for (const one of document.querySelectorAll('.operation')) one.open = true")
+    count = len(page.server.request("/openapi.json")[1]["paths"])
+    WebDriverWait(page.driver, 10).until(lambda _: len(page.all(".operation form pre")) >= count)
+    assert len(page.all(".operation form")) == len(page.all(".operation")) == count
+    assert page.driver.get_log("browser") == []
+
+
 def test_the_api_page_fills_in_an_address(page: Page) -> None:
     form = page.open_operation("tfserving_status")
     model = form.find_element(By.NAME, "model")

@@ -209,7 +209,7 @@ function shape(reference, indent = "") {
 function list(schema, indent) {
   const sizes = [];
   let inner = schema;
-  for (; inner.type === "array" && inner.items; inner = resolved(inner.items)) {
+  for (; inner.type === "array" && !inner.prefixItems; inner = resolved(inner.items ?? {})) {
     sizes.push(inner.maxItems !== undefined && inner.minItems === inner.maxItems ? inner.maxItems : "any");
   }
   const size = sizes.length > 1 || sizes[0] !== "any" ? `[${sizes.join(" × ")}]` : "";
