@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from .bodies import MemoryRequest, json_response
 from .calls import Abandoned, Overloaded, TooLate
-from .catalogue import Catalogue, Unavailable
+from .catalogue import Catalogue, NotFound, Unavailable
 from .inputs import InputError
 from .records import RECORD
 from .requests import Requests
@@ -65,6 +65,10 @@ def _answer_errors_in_json(app: Flask, settings: Settings) -> None:
     @app.errorhandler(Unavailable)
     def unavailable(error: Unavailable) -> Response:
         return json_response({"error": str(error)}, 503)
+
+    @app.errorhandler(NotFound)
+    def not_found(error: NotFound) -> Response:
+        return json_response({"error": str(error)}, 404)
 
     @app.errorhandler(Overloaded)
     def overloaded(error: Overloaded) -> Response:

@@ -80,7 +80,7 @@ class Calls:
         Raises Overloaded, TooLate or Abandoned, before any work is done, and what the engine raises.
         """
         start = time.perf_counter()
-        numbers = sum(array.size for array in inputs.values())
+        numbers = max(1, sum(array.size for array in inputs.values()))
         if self._seconds_per_number * numbers < INLINE_SECONDS:
             outputs = engine(inputs)
             seconds = time.perf_counter() - start
@@ -141,7 +141,7 @@ class Calls:
         seconds = time.perf_counter() - start
         self._metrics.called(sum(one.rows for one in (call, *companions)), seconds)
         numbers = sum(one.numbers for one in (call, *companions))
-        self._seconds_per_number = min(self._seconds_per_number, seconds / max(numbers, 1))
+        self._seconds_per_number = min(self._seconds_per_number, seconds / numbers)
         for one in (call, *companions):
             one.record.stages["engine"] = seconds * 1000
         for other, answer in zip(companions, answers[1:], strict=True):

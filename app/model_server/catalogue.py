@@ -17,12 +17,16 @@ from .engines import Engine, EngineError, Tensors, load_engine
 from .inputs import InputError, Limits
 from .manifest import Manifest, read_manifests
 from .metrics import ModelMetrics
-from .records import current
+from .records import Record, current
 from .threads import ProcessLock, Threads
 
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 30
+
+
+class NotFound(LookupError):
+    """There is no such model, version or example; the message says what there is."""
 
 
 class Unavailable(RuntimeError):
@@ -52,16 +56,17 @@ class Model:
         """Answer a list or an array of rows, as JSON has them, in one batch. Raises as from_tensors does."""
         return self.from_tensors(inputs.encode_rows(self.manifest, rows, self._limits))
 
-    def from_tensors(self, tensors: Tensors) -> Tensors:
+    def from_tensors(self, tensors: Tensors, record: Record | None = None) -> Tensors:
         """Answer a batch of arrays by input name with arrays by output name, all of shape [batch, …].
 
-        Raises InputError, Unavailable, Overloaded, TooLate or Abandoned.
+        It is noted in `record`, by default that of the current request. Raises InputError, Unavailable, Overloaded,
+        TooLate or Abandoned.
         """
         counts = {array.shape[0] for array in tensors.values() if array.ndim}
         if len(counts) > 1:
             found = ", ".join(map(str, sorted(counts)))
             raise InputError(f"all inputs need the same number of rows; they have {found}")
-        record = current()
+        record = record or current()
         record.model, record.version = self.manifest.name, self.manifest.version
         record.rows = max(counts, default=1)
         engine = self._engine or self.engine
@@ -97,9 +102,9 @@ class Model:
         examples = self.manifest.examples if all_examples else self.manifest.examples[:1]
         try:
             if not examples:
-                self.from_tensors(inputs.zeros(self.manifest))
+                self.from_tensors(inputs.zeros(self.manifest), Record())
             for example in examples:
-                outputs = self.from_tensors(inputs.encode_example(self.manifest, example, self.folder))
+                outputs = self.from_tensors(inputs.encode_example(self.manifest, example, self.folder), Record())
                 if reason := check_expected(self.manifest, outputs, example):
                     return reason
         except (InputError, Unavailable, Overloaded) as error:

@@ -91,7 +91,7 @@ def _seconds(text: str | None) -> float:
 
 def _protocol(path: str) -> str:
     """Return the protocol that an address belongs to; "other" is the page, health and the like."""
-    _, first, *rest = path.split("/", 2)
+    first, _, rest = path.lstrip("/").partition("/")
     if first == "predict":
         return "predict" if rest else "articles"
     return PROTOCOLS.get(first.lower(), "other")

@@ -45,6 +45,11 @@ def ask(server: Server, path: str, body: object, times: int = 1) -> None:
         connection.close()
 
 
+def readyz(server: Server) -> tuple[int, set[str]]:
+    with urllib.request.urlopen(f"{server.address}/readyz", timeout=10) as response:
+        return response.status, set(response.headers)
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -68,6 +73,9 @@ def test_metrics_add_up_over_workers_and_their_deaths(start_server: Callable[...
     ask(server, "/v1/models/xor:predict", {"instances": [[1]]}, 2)
     ask(server, "/predict", {"X": "1 0"})
     ask(server, "/predict/unknown", {})
+    status, headers = readyz(server)
+    assert status == 200
+    assert "X-Model-Version" not in headers  # it asks all models, and answers as none of them
 
     def check() -> None:
         samples = scrape(server)
@@ -78,6 +86,7 @@ def test_metrics_add_up_over_workers_and_their_deaths(start_server: Callable[...
         assert value(samples, "slipway_requests_total", **xor, protocol="articles") == 1
         assert value(samples, "slipway_requests_total", model="", protocol="predict", code="404") == 1
         assert value(samples, "slipway_request_seconds_count", **xor) == 8
+        assert value(samples, "slipway_requests_total", model="", protocol="other", code="200") >= 2
         assert 0 < value(samples, "slipway_request_seconds_sum", **xor) < 8
         # The servers's own examples count here, too: four for each worker, one row each.
         assert value(samples, "slipway_batch_rows_count", **xor) >= 8 + 8

@@ -302,6 +302,12 @@ def test_connections_do_not_pile_up_on_one_worker(server: Server) -> None:
         connection.close()
 
 
+def test_an_address_that_is_no_path_is_answered(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("OPTIONS", "*")
+    assert connection.getresponse().status < 500
+
+
 def test_chunked_bodies_count_against_the_limit(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("POST", "/predict", (b" " * 2**20 for _ in range(16)), encode_chunked=True)

@@ -20,7 +20,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from .. import __version__
 from ..bodies import json_response, parse_json, read_body
-from ..catalogue import Catalogue, Model
+from ..catalogue import Catalogue, Model, NotFound
 from ..engines import Tensors
 from ..inputs import InputError, fits, nearest, shape_text, to_tensor
 from ..manifest import InputSpec, Manifest, OutputSpec, TensorSpec
@@ -42,10 +42,6 @@ SLICE = 16384
 TURN = 4096
 
 
-class NotFound(LookupError):
-    """There is no such model or version."""
-
-
 @dataclass(frozen=True)
 class Question:
     """A request to infer: its inputs, and the outputs that it wants, each with whether it is to be binary."""
@@ -64,10 +60,6 @@ def inference(catalogue: Catalogue) -> Blueprint:
         if model is None:
             raise NotFound(_missing(catalogue, name))
         return model
-
-    @blueprint.errorhandler(NotFound)
-    def not_found(error: NotFound) -> Response:
-        return json_response({"error": str(error)}, 404)
 
     @blueprint.get("")
     def server() -> Response:

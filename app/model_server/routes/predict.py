@@ -11,13 +11,9 @@ from flask import Blueprint, Response, request, send_file
 
 from ..answers import decode
 from ..bodies import is_upload, json_response, read_json, read_upload
-from ..catalogue import Catalogue, Model
+from ..catalogue import Catalogue, Model, NotFound
 from ..inputs import InputError, nearest
 from ..manifest import Example, InputSpec, Manifest, OutputSpec, example_files
-
-
-class NotFound(LookupError):
-    """There is no such model or example."""
 
 
 def predict(catalogue: Catalogue) -> Blueprint:
@@ -30,10 +26,6 @@ def predict(catalogue: Catalogue) -> Blueprint:
             hint = nearest(name, catalogue.names())
             raise NotFound(f"there is no model {name}{hint}; the models are {', '.join(catalogue.names())}")
         return model
-
-    @blueprint.errorhandler(NotFound)
-    def not_found(error: NotFound) -> Response:
-        return json_response({"error": str(error)}, 404)
 
     @blueprint.get("/models")
     def models() -> Response:

@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 
 from ..answers import all_finite
 from ..bodies import json_response, read_json
-from ..catalogue import Catalogue, Model
+from ..catalogue import Catalogue, Model, NotFound
 from ..engines import Tensors
 from ..inputs import InputError, to_tensor
 from ..manifest import Manifest, OutputSpec, TensorSpec
@@ -44,17 +44,9 @@ class AnyCasePath(BaseConverter):
     regex = "[vV]1/.*"
 
 
-class NotFound(LookupError):
-    """There is no such model or version."""
-
-
 def tfserving(catalogue: Catalogue) -> Blueprint:
     """Return the route. The application has to register AnyCasePath as the URL converter `tfserving`."""
     blueprint = Blueprint("tfserving", __name__)
-
-    @blueprint.errorhandler(NotFound)
-    def not_found(error: NotFound) -> Response:
-        return json_response({"error": str(error)}, 404)
 
     @blueprint.route("/<tfserving:path>", methods=["GET", "POST"])
     def answer(path: str) -> Response:
