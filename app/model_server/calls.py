@@ -123,7 +123,7 @@ class Calls:
             raise
         if not call.turn.ready():
             self._waiting.remove(call)
-            raise TooLate(f"{self._name} did not get to this request in time; it was not worked on")
+            raise TooLate(f"{self._name} had no free turn within the time limit; allow more time, or send less at once")
         answer: Tensors | None = call.turn.get()
         return answer
 

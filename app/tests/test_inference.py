@@ -359,7 +359,7 @@ def test_only_the_outputs_asked_for_are_sent(made: FlaskClient) -> None:
         ([1], "inputs must be a list"),
         ([tensor(name="z")], "unknown name z; the model has x (FP32 [batch, 2])"),
         ([tensor(name=None)], "unknown name None"),
-        ([tensor(), tensor()], "x is there twice"),
+        ([tensor(), tensor()], "x appears twice"),
         ([tensor(datatype="FP64")], "input x: datatype FP64; the model takes x (FP32 [batch, 2])"),
         ([tensor(datatype="FP8")], "input x: unknown datatype FP8"),
         ([tensor(datatype=[])], "unknown datatype []"),
@@ -377,7 +377,7 @@ def test_only_the_outputs_asked_for_are_sent(made: FlaskClient) -> None:
         ([tensor(data=[1, 2, 3, None])], "input x: takes numbers only"),
         ([tensor(data=[1, 2, 3, "4"])], "input x: takes numbers only"),
         ([tensor(data=[1, 2, 3, 1e39])], "a number does not fit float32"),
-        ([tensor(data=None)], "either data (JSON) or the parameter binary_data_size is needed"),
+        ([tensor(data=None)], "send either data (JSON) or the parameter binary_data_size"),
         ([tensor(parameters={"binary_data_size": 16})], "either data (JSON) or the parameter binary_data_size"),
         ([tensor(parameters=[])], "input x: parameters must be an object"),
         ([tensor(parameters={"shared_memory_region": "r"})], "input x: this server shares no memory"),
@@ -397,7 +397,7 @@ def test_wrong_inputs_are_refused(made: FlaskClient, inputs: Any, words: str) ->
         ({"inputs": [[1] * 1000]}, "inputs must be a list of objects"),
         ({"inputs": 1, "outputs": [[1] * 1000]}, "outputs must be a list of objects"),
         ({"outputs": [{"name": "z"}]}, "outputs: unknown name z; the model has y (FP32 [batch, 2])"),
-        ({"outputs": [{"name": "y"}, {"name": "y"}]}, "y is there twice"),
+        ({"outputs": [{"name": "y"}, {"name": "y"}]}, "y appears twice"),
         ({"outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, "output y: binary_data must be true or false"),
         ({"parameters": {"binary_data_output": "yes"}}, "binary_data_output must be true or false"),
         ({"parameters": 1}, "parameters must be an object"),
@@ -539,7 +539,7 @@ def test_a_header_of_0_says_that_the_body_is_the_only_input(made: FlaskClient) -
     assert json.loads(response.data[:length])["outputs"][0]["shape"] == [3, 2]
     assert post(made, "text", None, b"\xffany bytes", 0).data.endswith(b"\x0a\0\0\0\xffany bytes")
     for name, data, words in (
-        ("one", b"\0" * 12, "12 bytes are no multiple of 8; it takes x (FP32 [batch, 2])"),
+        ("one", b"\0" * 12, "12 bytes are not a multiple of 8; it takes x (FP32 [batch, 2])"),
         ("two", b"\0" * 8, "the model has several inputs"),
         ("one", b"", "the body is empty"),
     ):

@@ -154,7 +154,7 @@ def _question(manifest: Manifest, request: Request) -> Question:
     body = _decoded(request)
     header = request.headers.get(JSON_LENGTH_HEADER, str(len(body)))
     if not re.fullmatch(r"[0-9]{1,18}", header, re.ASCII) or int(header) > len(body):
-        raise InputError(f"{JSON_LENGTH_HEADER} is {header[:40]}; the length of the JSON, 0 to {len(body)}, is needed")
+        raise InputError(f"{JSON_LENGTH_HEADER} is {header[:40]}; send the length of the JSON, 0 to {len(body)}")
     start = int(header)
     if start == 0 and body:
         return Question(_raw(manifest, body), [(spec, True) for spec in manifest.outputs])
@@ -221,7 +221,7 @@ def _outputs(manifest: Manifest, given: Any, binary: bool) -> list[tuple[OutputS
         name = item["name"]
         parameters = _parameters(item, f"output {name}: ")
         if parameters.get("classification"):
-            raise InputError(f"output {name}: no classification here; POST /predict/{manifest.name} answers labels")
+            raise InputError(f"output {name}: no classification; POST /predict/{manifest.name} answers with labels")
         outputs[name] = (specs[name], _flag(parameters, "binary_data", f"output {name}: ", binary))
     return list(outputs.values())
 
@@ -237,7 +237,7 @@ def _named(given: Any, what: str, specs: dict[str, Any], seen: dict[str, Any]) -
             known = ", ".join(map(_takes, specs.values()))
             raise InputError(f"{what}: unknown name {str(name)[:80]}{hint}; the model has {known}")
         if name in seen:
-            raise InputError(f"{what}: {name} is there twice")
+            raise InputError(f"{what}: {name} appears twice")
         yield item
 
 
@@ -278,7 +278,7 @@ def _binary_size(spec: InputSpec, item: dict[str, Any]) -> int | None:
     where = f"input {spec.name}: "
     size = _parameters(item, where).get("binary_data_size")
     if (size is None) == (item.get("data") is None):
-        raise InputError(f"{where}either data (JSON) or the parameter binary_data_size is needed")
+        raise InputError(f"{where}send either data (JSON) or the parameter binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise InputError(f"{where}binary_data_size must be an integer of 0 or more")
     return size
@@ -351,7 +351,7 @@ def _raw(manifest: Manifest, body: bytes | bytearray) -> Tensors:
         return {spec.name: np.full(shape, bytes(body), object)}
     row = math.prod(shape) * np.dtype(spec.dtype).itemsize
     if len(body) % row:
-        raise InputError(f"input {spec.name}: {len(body)} bytes are no multiple of {row}; it takes {_takes(spec)}")
+        raise InputError(f"input {spec.name}: {len(body)} bytes are not a multiple of {row}; it takes {_takes(spec)}")
     shape[free[-1]] = len(body) // row
     return {spec.name: _from_binary(spec, tuple(shape), body, 0, len(body))}
 

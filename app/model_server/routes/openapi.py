@@ -36,7 +36,7 @@ TAGS = {
     ARTICLES: "What the clients of two articles send; they work unchanged.",
     TFSERVING: "TensorFlow Serving's REST API. NaN, Infinity and -Infinity are read and written as such.",
     INFERENCE: "Version 2, which KServe, Triton and MLServer speak.",
-    SERVER: "What is served, and whether it is well.",
+    SERVER: "What is served, and whether it is healthy.",
 }
 ERRORS = {
     "400": "The input cannot be used.",
@@ -270,7 +270,7 @@ def _tfserving_models(manifests: list[Manifest]) -> Paths:
     ):
         path, errors = f"/v1/models/{{model}}{suffix}", ["400", "404", "500"]
         for name, ending, summary, answer in (
-            ("status", "", "Whether a model is well", status),
+            ("status", "", "Whether a model is ready", status),
             ("metadata", "/metadata", "The inputs and outputs of a model", metadata),
         ):
             operation = _operation(
@@ -346,14 +346,14 @@ def _inference_server(manifests: list[Manifest]) -> Paths:
     for path, name, summary, answer, errors in (
         ("", "server", "The server's name, version and extensions", _json(server), ["500"]),
         ("/health/live", "live", "Whether the process answers", _json(by_name({"live": {"const": True}})), ["500"]),
-        ("/health/ready", "ready", "Whether every model is well", ready, ["500", "503"]),
+        ("/health/ready", "ready", "Whether every model is ready", ready, ["500", "503"]),
     ):
         paths[f"/v2{path}"] = {"get": _operation(INFERENCE, f"inference_{name}", summary, answer, errors=errors)}
     for suffix, where, parameters in ("", "", [model]), ("/versions/{version}", "_version", [model, version]):
         path = f"/v2/models/{{model}}{suffix}"
         for ending, name, summary, answer, errors in (
             ("", "metadata", "The inputs and outputs of a model", _json(texts), ["404", "500"]),
-            ("/ready", "model_ready", "Whether a model is well", ready, ["404", "500", "503"]),
+            ("/ready", "model_ready", "Whether a model is ready", ready, ["404", "500", "503"]),
         ):
             operation = _operation(
                 INFERENCE, f"inference_{name}{where}", summary, answer, parameters=parameters, errors=errors
@@ -416,11 +416,11 @@ def _server(manifests: list[Manifest], samples: dict[str, list[Sample]]) -> Path
             "metrics",
             "Metrics for Prometheus",
             {"text/plain": {"schema": STRING}},
-            description="At the containers' own addresses alone.",
+            description="Only at each container's own address.",
         ),
         "/openapi.json": _operation(SERVER, "openapi", "This document", _json(OBJECT)),
         "/docs": _operation(SERVER, "docs", "This document as a page", HTML),
-        "/": _operation(SERVER, "page", "A page that asks the models", HTML),
+        "/": _operation(SERVER, "page", "The page", HTML),
     }
     operations["/readyz"]["responses"]["503"] = {
         "description": "A model is not ready: the reasons, by model.",
