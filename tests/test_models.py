@@ -113,14 +113,15 @@ def test_what_the_compiler_refused_is_said_with_the_paths_of_this_machine() -> N
 
 REPORTS = [
     """\
-model  source  engine        size  largest difference  seconds
------  ------  ------  ----------  ------------------  -------
-cats   keras   LiteRT  1234.5 MB             3.1e-07     12.5
+model  source  engine           speed       size  largest difference  seconds
+-----  ------  ------  --------------  ---------  ------------------  -------
+cats   keras   LiteRT  1.2 µs a call  1234.5 MB             3.1e-07     12.5
+cats: ONNX Runtime would do 3.7 µs a call
 """,
     """\
-model      source       engine           size  largest difference  seconds
----------  -----------  ------------  -------  ------------------  -------
-dogs_even  saved_model  ONNX Runtime  47.8 kB             7.1e-08      6.1
+model      source       engine                 speed     size  largest difference  seconds
+---------  -----------  ------------  --------------  -------  ------------------  -------
+dogs_even  saved_model  ONNX Runtime  195,000 rows/s  47.8 kB             7.1e-08      6.1
 dogs_even: not by LiteRT: an 'op'  with  gaps
 """,
 ]
@@ -128,10 +129,11 @@ dogs_even: not by LiteRT: an 'op'  with  gaps
 
 def test_the_compilers_tables_are_joined() -> None:
     assert MODELS.compiler_table(REPORTS).splitlines() == [
-        "model      source       engine             size  largest difference  seconds",
-        "---------  -----------  ------------  ---------  ------------------  -------",
-        "cats       keras        LiteRT        1234.5 MB             3.1e-07     12.5",
-        "dogs_even  saved_model  ONNX Runtime    47.8 kB             7.1e-08      6.1",
+        "model      source       engine                 speed       size  largest difference  seconds",
+        "---------  -----------  ------------  --------------  ---------  ------------------  -------",
+        "cats       keras        LiteRT         1.2 µs a call  1234.5 MB             3.1e-07     12.5",
+        "dogs_even  saved_model  ONNX Runtime  195,000 rows/s    47.8 kB             7.1e-08      6.1",
+        "cats: ONNX Runtime would do 3.7 µs a call",
         "dogs_even: not by LiteRT: an 'op'  with  gaps",
     ]
     assert MODELS.compiler_table(REPORTS[1:]) == REPORTS[1].strip()

@@ -81,6 +81,8 @@ def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
         ("weights: cats.keras", ["weights", "leave weights out"]),
         ("custom_objects: cats.keras", ["custom_objects", ".py"]),
         ("allow_lambda: yes", ["allow_lambda", "true or false"]),
+        ("engine: onyx", ["engine", "'litert', 'onnx' or 'tensorflow'"]),
+        ("goal: speed", ["goal", "'latency' or 'throughput'"]),
         ("inputs: {a: {kind: picture}}", ["inputs.a.kind", "tensor, image, columns"]),
         ("inputs: {a: {color: rgb}}", ["inputs.a", "kind is missing"]),
         ("inputs: {a: {kind: image, columns: [b]}}", ["inputs.a.columns", "unknown key", "scale"]),

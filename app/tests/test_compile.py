@@ -25,8 +25,9 @@ from model_server.compile import CompileError, build
 from model_server.compile.build import Report, compile_model
 from model_server.compile.card import CardError
 from model_server.compile.convert import CANDIDATES, to_onnx
+from model_server.compile.measure import choose, measure
 from model_server.compile.sources import Source
-from model_server.engines import load_engine
+from model_server.engines import Engine, Tensors, load_engine
 from model_server.manifest import Manifest, read_manifest
 
 APP = Path(__file__).parents[1]
@@ -203,6 +204,108 @@ def test_strings_go_to_tensorflow(folder: Path, compiled: Path) -> None:
     assert (dog == again).all() and (dog != cat).any()
 
 
+@pytest.mark.parametrize(
+    ("engine", "title"), [("litert", "LiteRT"), ("onnx", "ONNX Runtime"), ("tensorflow", "TensorFlow")]
+)
+def test_a_card_pins_an_engine(folder: Path, compiled: Path, engine: str, title: str) -> None:
+    model = dense()
+    model.save(folder / "m.keras")
+    card(folder, f"engine: {engine}")
+    report, manifest, run = served(folder, compiled)
+    assert (report.engine, manifest.engine, report.others, report.refusals) == (title, engine, {}, ())
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    np.testing.assert_allclose(run({"x": x})["y"], model(x), atol=1e-5)
+
+
+def test_a_pinned_engine_that_cannot_serve_the_model_is_an_error(folder: Path, compiled: Path) -> None:
+    keras.Sequential([keras.Input((None, 3), name="x"), layers.LSTM(4, name="y")]).save(folder / "m.keras")
+    card(folder, "engine: litert")
+    message = refusal(folder, compiled)
+    assert f"{folder}/model.yml: engine: litert cannot serve this model. LiteRT: " in message
+    assert "TensorList" in message and "Leave engine out of the card" in message
+
+
+@pytest.mark.parametrize(("goal", "rows", "unit"), [("latency", 1, " µs a call"), ("throughput", 16, " rows/s")])
+def test_engines_are_measured_at_the_cards_goal(
+    folder: Path, compiled: Path, goal: str, rows: int, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measured(engines: dict[str, Engine], tensors: Tensors) -> dict[str, float]:
+        asked.append(tensors)
+        return measure(engines, tensors)
+
+    monkeypatch.setattr(build, "measure", measured)
+    dense().save(folder / "m.keras")
+    card(folder, f"{{goal: {goal}, examples: [{{input: [1, 2, 3, 4], expect: [0, 0], tolerance: 99}}]}}")
+    report, manifest, _ = served(folder, compiled)
+    np.testing.assert_array_equal(asked[0]["x"], [[1, 2, 3, 4]] * rows)
+    assert report.speed.endswith(unit) and next(iter(report.others.values())).endswith(unit)
+    record = json.loads((compiled / "m" / "measured.json").read_text())
+    assert (record["goal"], record["rows"], set(record["microseconds"])) == (goal, rows, {"litert", "onnx"})
+    assert record["microseconds"][manifest.engine] > 0
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "engine", "title"), [(100, "onnx", "ONNX Runtime"), (130, "litert", "LiteRT")]
+)
+def test_the_fastest_engine_serves_the_model_and_the_others_leave_no_file(
+    folder: Path,
+    compiled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    microseconds: int,
+    engine: str,
+    title: str,
+) -> None:
+    monkeypatch.setattr(build, "measure", lambda *_: {"litert": 150e-6, "onnx": microseconds * 1e-6})
+    dense().save(folder / "m.keras")
+    report, manifest, run = served(folder, compiled)
+    assert (report.engine, manifest.engine) == (title, engine)
+    assert report.others == {"onnx": {"LiteRT": "150 µs a call"}, "litert": {"ONNX Runtime": "130 µs a call"}}[engine]
+    assert {path.name for path in (compiled / "m").iterdir()} == {"manifest.json", "measured.json", manifest.file}
+    assert run({"x": np.zeros((2, 4), "float32")})["y"].shape == (2, 2)
+
+
+def test_a_large_model_is_served_by_the_first_engine_that_can_unless_it_is_pinned(
+    folder: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "LARGE", 1000)
+    dense().save(folder / "m.keras")
+    report, _, _ = served(folder, compiled)
+    assert (report.engine, report.others) == ("LiteRT", {}) and report.refusals[0].startswith("ONNX Runtime: not tried")
+    card(folder, "engine: onnx")
+    assert served(folder, compiled)[0].engine == "ONNX Runtime"
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "engine"),
+    [
+        ([50], "litert"),
+        ([50, 45], "litert"),  # as fast, as far as measuring can tell
+        ([500, 410], "litert"),
+        ([500, 390], "onnx"),
+        ([6, 1], "litert"),  # a difference that no client notices
+        ([20, 9], "onnx"),
+        ([45, 50], "litert"),
+    ],
+)
+def test_an_engine_must_be_clearly_faster_than_the_one_before_it(microseconds: list[float], engine: str) -> None:
+    seconds = [number * 1e-6 for number in microseconds]
+    assert choose(dict(zip(("litert", "onnx"), seconds, strict=False))) == engine
+
+
+def test_measuring_tells_a_slow_engine_from_a_quick_one() -> None:
+    class Work:
+        def __init__(self, numbers: int) -> None:
+            self._numbers = numbers
+
+        def run(self, inputs: Tensors) -> Tensors:
+            return {"y": np.array([sum(range(self._numbers))])}
+
+    seconds = measure({"litert": Work(20_000), "onnx": Work(5_000)}, {})
+    assert seconds["onnx"] * 2 < seconds["litert"] and choose(seconds) == "onnx"
+
+
 def wrong_weights(source: Source, path: Path) -> None:
     path.write_bytes(keras_tflite(dense()))
 
@@ -236,7 +339,7 @@ def test_a_conversion_with_other_answers_is_refused(
     )
     report, manifest, _ = served(folder, compiled)
     assert manifest.engine == "onnx" and why in report.refusals[0]
-    assert sorted(path.name for path in (compiled / "m").iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(path.name for path in (compiled / "m").iterdir()) == ["manifest.json", "measured.json", "model.onnx"]
 
 
 def test_a_conversion_with_a_fixed_batch_is_refused(
@@ -441,7 +544,7 @@ def read_manifest_of(folder: Path, compiled: Path) -> Manifest:
 
 
 def tree(folder: Path) -> dict[str, tuple[str, int, float]]:
-    """Return the content's hash, the mode and the time of every file."""
+    """Return the content's hash, the mode and the time of every file but the measurements."""
     return {
         path.relative_to(folder).as_posix(): (
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
@@ -449,6 +552,7 @@ def tree(folder: Path) -> dict[str, tuple[str, int, float]]:
             path.stat().st_mtime,
         )
         for path in folder.rglob("*")
+        if path.name != "measured.json"
     }
 
 
@@ -472,7 +576,7 @@ def test_the_command_gives_equal_files_every_time_and_removes_models_that_are_go
     done = command(models, one)
     assert done.returncode == 0, done.stderr
     header, _, row, why = done.stdout.splitlines()
-    assert header.split() == ["model", "source", "engine", "size", "largest", "difference", "seconds"]
+    assert header.split() == ["model", "source", "engine", "speed", "size", "largest", "difference", "seconds"]
     assert row.split()[:4] == ["m", "keras", "ONNX", "Runtime"] and why.startswith("m: not by LiteRT: ")
     shutil.copytree(one / "m", two / "gone")
     shutil.copytree(one / "m", two / "m")

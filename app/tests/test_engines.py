@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 
-from model_server.compile import build
 from model_server.compile.build import compile_model
 from model_server.compile.convert import CANDIDATES
 from model_server.engines import EngineError, load_engine
@@ -30,12 +29,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Manife
     model.set_weights([np.diag([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 1.0])])
     model.save(folder / "line.keras")
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for candidate in CANDIDATES:
-            target = tmp_path_factory.mktemp(candidate.engine)
-            patch.setattr(build, "CANDIDATES", (candidate,))
-            compile_model(folder, target)
-            found[candidate.engine] = read_manifest(target / "line"), target / "line"
+    for candidate in CANDIDATES:
+        target = tmp_path_factory.mktemp(candidate.engine)
+        (folder / "model.yml").write_text(f"engine: {candidate.engine}")
+        compile_model(folder, target)
+        found[candidate.engine] = read_manifest(target / "line"), target / "line"
     return found
 
 

@@ -100,22 +100,24 @@ def _isolated(folder: Path, compiled: Path) -> Report:
             return pool.submit(compile_model, folder, compiled).result()
         except BrokenProcessPool:
             raise CompileError(
-                f"{folder}: the compiling process died. Most often it ran out of memory: give it more, or "
-                "make the model smaller."
+                f"{folder}: the compiling process died. Most often it ran out of memory: give it more, name "
+                "the model's engine in its card (engine: litert), or make the model smaller."
             ) from None
 
 
 def _table(reports: list[Report]) -> str:
-    rows = [("model", "source", "engine", "size", "largest difference", "seconds")]
+    rows = [("model", "source", "engine", "speed", "size", "largest difference", "seconds")]
     rows += [
-        (r.name, r.source_format, r.engine, _bytes(r.size), f"{r.largest_difference:.1e}", f"{r.seconds:.1f}")
+        (r.name, r.source_format, r.engine, r.speed, _bytes(r.size), f"{r.largest_difference:.1e}", f"{r.seconds:.1f}")
         for r in reports
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    align = [str.ljust] * 3 + [str.rjust] * 3
+    align = [str.ljust] * 3 + [str.rjust] * 4
     lines = ["  ".join(map(lambda put, text, width: put(text, width), align, row, widths)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines += [f"{report.name}: not by {refusal}" for report in reports for refusal in report.refusals]
+    for report in reports:
+        lines += [f"{report.name}: {engine} would do {speed}" for engine, speed in report.others.items()]
+        lines += [f"{report.name}: not by {refusal}" for refusal in report.refusals]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Compiles one model: loads it, checks the card against it, converts it, proves the conversion, writes the result."""
+"""Compiles one model: loads it, checks the card against it, converts it, proves the conversions, writes the fastest."""
 
 from __future__ import annotations
 
@@ -14,37 +14,60 @@ from pathlib import Path
 from typing import Any
 
 from ..answers import check_expected
-from ..engines import load_engine
+from ..engines import Engine, Tensors, load_engine
 from ..inputs import InputError, encode_example, nearest
 from ..manifest import Example, InputSpec, Manifest, OutputSpec, TensorSpec, example_files, write_manifest
 from . import CompileError
 from .card import BinaryOutput, Card, ClassesOutput, ColumnsInput, ImageInput, NumbersOutput, TensorInput, load_card
 from .convert import CANDIDATES, Candidate, Probe, compare, make_probes, reason
+from .measure import LARGE, ROWS, choose, measure, question, speed, write_measured
 from .sources import Source, load_source
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """An engine that answers as the model does, and the largest difference."""
+
+    candidate: Candidate
+    engine: Engine
+    difference: float
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The engine that serves the model, the seconds a call of each that could, by name, and why the others cannot."""
+
+    candidate: Candidate
+    difference: float
+    seconds: dict[str, float]
+    refusals: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Report:
     """What the command prints about one model.
 
-    `engine` is its name for people, `size` is in bytes, `largest_difference` is between the engine's answers and the
-    model's own, and `refusals` say why no faster engine serves the model.
+    `engine` is its name for people, `speed` how fast it is, `size` is in bytes, `largest_difference` is between the
+    engine's answers and the model's own. `others` has the speed of each other engine that could serve the model, by its
+    name for people, and `refusals` say why the rest cannot.
     """
 
     name: str
     source_format: str
     engine: str
+    speed: str
     size: int
     largest_difference: float
     seconds: float
+    others: dict[str, str]
     refusals: tuple[str, ...]
 
 
 def compile_model(folder: Path, compiled: Path) -> Report:
     """Compile the model in `folder` into `compiled`/<its name>, replacing what was there in one step.
 
-    Equal input gives an equal folder, to the byte, the mode and the time stamp. Raises CardError or CompileError, and
-    then leaves what was there.
+    Equal input gives an equal folder, to the byte, the mode and the time stamp, except for measured.json. Raises
+    CardError or CompileError, and then leaves what was there.
     """
     start = time.monotonic()
     card = load_card(folder)
@@ -59,8 +82,9 @@ def compile_model(folder: Path, compiled: Path) -> Report:
         ) from None
     try:
         with tempfile.TemporaryDirectory(prefix="compile-") as scratch, _quiet():
-            manifest, candidate, difference, refusals = _compile(card, partial, Path(scratch))
+            manifest, choice = _compile(card, partial, Path(scratch))
         write_manifest(manifest, partial)
+        write_measured(choice.seconds, card.goal, partial)
         _normalise(partial)
         _replace(partial, compiled / card.name)
     except CompileError as error:
@@ -71,15 +95,21 @@ def compile_model(folder: Path, compiled: Path) -> Report:
     return Report(
         name=card.name,
         source_format=manifest.source_format,
-        engine=candidate.title,
+        engine=choice.candidate.title,
+        speed=speed(choice.seconds[manifest.engine], card.goal),
         size=_size(compiled / card.name / manifest.file),
-        largest_difference=difference,
+        largest_difference=choice.difference,
         seconds=time.monotonic() - start,
-        refusals=refusals,
+        others={
+            candidate.title: speed(choice.seconds[candidate.engine], card.goal)
+            for candidate in CANDIDATES
+            if candidate.engine in choice.seconds and candidate != choice.candidate
+        },
+        refusals=choice.refusals,
     )
 
 
-def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candidate, float, tuple[str, ...]]:
+def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice]:
     source = load_source(card, scratch)
     draft = _draft(card, source)
     for example in draft.examples:
@@ -97,28 +127,56 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, Candida
         answer = next(probe.answer for probe in probes if probe.name == f"example {example.name}")
         if wrong := check_expected(draft, answer, example):
             raise CompileError(f"{card.path}: {wrong}. Correct the card, or train the model again.")
+    choice = _choose(card, source, draft, folder, probes)
+    return replace(draft, engine=choice.candidate.engine, file=choice.candidate.file), choice
+
+
+def _choose(card: Card, source: Source, draft: Manifest, folder: Path, probes: list[Probe]) -> _Choice:
+    """Convert the model for the engines, and leave the file of the one that serves it. Raises CompileError."""
+    asked = question(probes, ROWS[card.goal])
+    large = _size(source.saved_model) > LARGE
+    proven: dict[str, _Proven] = {}
     refusals: list[str] = []
     for candidate in CANDIDATES:
+        if card.engine not in (None, candidate.engine):
+            continue
+        if proven and (candidate.last_resort or large):
+            if not candidate.last_resort:
+                refusals.append(f"{candidate.title}: not tried, as the model has more than {LARGE // 10**6} MB")
+            continue
         try:
-            difference = _try(candidate, source, draft, folder, probes)
+            proven[candidate.engine] = _try(candidate, source, draft, folder, probes, asked)
         except Exception as error:  # converters raise anything
             refusals.append(f"{candidate.title}: {reason(error)}")
-            continue
-        manifest = replace(draft, engine=candidate.engine, file=candidate.file)
-        return manifest, candidate, difference, tuple(refusals)
-    raise CompileError("no engine answers as the model does. " + "; ".join(refusals))
+    if not proven and card.engine:
+        raise CompileError(
+            f"{card.path}: engine: {card.engine} cannot serve this model. {'; '.join(refusals)}. "
+            "Leave engine out of the card, or choose another one."
+        )
+    if not proven:
+        raise CompileError("no engine answers as the model does. " + "; ".join(refusals))
+    seconds = measure({name: one.engine for name, one in proven.items()}, asked)
+    chosen = proven[choose(seconds)]
+    for one in proven.values():
+        if one is not chosen:
+            _remove(folder / one.candidate.file)
+    return _Choice(chosen.candidate, chosen.difference, seconds, tuple(refusals))
 
 
-def _try(candidate: Candidate, source: Source, draft: Manifest, folder: Path, probes: list[Probe]) -> float:
-    """Convert the model and compare; return the largest difference. The file is removed if either fails."""
+def _try(
+    candidate: Candidate, source: Source, draft: Manifest, folder: Path, probes: list[Probe], asked: Tensors
+) -> _Proven:
+    """Convert the model and compare, and ask what is to be measured. The file is removed if any of it fails."""
     path = folder / candidate.file
     try:
         candidate.convert(source, path)
-        manifest = replace(draft, engine=candidate.engine, file=candidate.file)
-        return compare(load_engine(manifest, folder), probes, draft.outputs)
+        engine = load_engine(replace(draft, engine=candidate.engine, file=candidate.file), folder)
+        difference = compare(engine, probes, draft.outputs)
+        engine.run(asked)
     except BaseException:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(path)
         raise
+    return _Proven(candidate, engine, difference)
 
 
 # ---------------------------------------------------------------- the card against the model
@@ -244,6 +302,10 @@ def _replace(new: Path, target: Path) -> None:
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:

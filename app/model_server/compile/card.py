@@ -223,6 +223,12 @@ class Card(_Mapping):
         None, validate_default=True, description="The file with an architecture's weights; needed if there are several."
     )
     custom_objects: File | None = Field(None, description="A Python file with the model's own layers and functions.")
+    engine: Literal["litert", "onnx", "tensorflow"] | None = Field(
+        None, description="The engine that serves the model; by default, the fastest that answers as the model does."
+    )
+    goal: Literal["latency", "throughput"] = Field(
+        "latency", description="What the engines are compared by: a single row's time, or rows a second in batches."
+    )
     allow_lambda: bool = Field(False, description="true lets Lambda layers run: only for files that you trust.")
     inputs: dict[str, InputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
     outputs: dict[str, OutputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import re
 import shutil
@@ -43,6 +44,7 @@ def to_onnx(source: Source, path: Path) -> None:
 
     patch_tf2onnx()  # tf2onnx 1.17 and NumPy 2
     _number_nodes(tf2onnx.graph.Node)
+    _drop_copies(tf2onnx.optimizer.optimizer_base.GraphOptimizerBase)
     loaded = tf.saved_model.load(str(source.saved_model))
     function = loaded.signatures[source.signature]
     arguments = function.structured_input_signature[1]
@@ -68,6 +70,19 @@ def _number_nodes(node: Any) -> None:
         node.__hash__ = lambda self: self._number
 
 
+def _drop_copies(optimizer: Any) -> None:
+    """Free tf2onnx's copies of the model, one for each of its optimizers: they are cycles of few but large objects."""
+    gc.freeze()  # what is there already is not looked through each time
+    if optimizer.optimize.__module__ != __name__:
+        optimize = optimizer.optimize
+
+        def collected(self: Any, *args: Any) -> Any:
+            gc.collect()
+            return optimize(self, *args)
+
+        optimizer.optimize = collected
+
+
 def to_tensorflow(source: Source, path: Path) -> None:
     """Write a SavedModel folder, without the fingerprint, which has a random id in it."""
     shutil.copytree(source.saved_model, path, ignore=shutil.ignore_patterns("fingerprint.pb", "keras_metadata.pb"))
@@ -75,19 +90,23 @@ def to_tensorflow(source: Source, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine to try: its name in manifests and for people, its file's name, and the function that writes that."""
+    """An engine to try: its name in manifests and for people, its file's name, and the function that writes that.
+
+    A `last_resort` is tried only if no other engine can serve the model, or if the card names it.
+    """
 
     engine: str
     title: str
     file: str
     convert: Callable[[Source, Path], None]
+    last_resort: bool = False
 
 
-# Fastest first. The first whose answers equal the model's own serves it.
+# In the order of preference, where none is clearly faster: by memory and by what the engine adds to the image.
 CANDIDATES = (
     Candidate("litert", "LiteRT", "model.tflite", to_litert),
     Candidate("onnx", "ONNX Runtime", "model.onnx", to_onnx),
-    Candidate("tensorflow", "TensorFlow", "saved_model", to_tensorflow),
+    Candidate("tensorflow", "TensorFlow", "saved_model", to_tensorflow, last_resort=True),
 )
 
 
