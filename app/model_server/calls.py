@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from gevent.event import AsyncResult
 
-from .engines import Tensors
+from .engines import Tensors, Wide
 from .metrics import ModelMetrics
 from .records import Record
 from .threads import Threads
@@ -74,9 +74,10 @@ class Calls:
         """Whether a new call has to wait."""
         return self._free == 0
 
-    def run(self, engine: Run, inputs: Tensors, rows: int, record: Record) -> Tensors:
+    def run(self, engine: Run, inputs: Tensors, rows: int, record: Record, wide: Wide | None = None) -> Tensors:
         """Return the engine's answer to `inputs`, a batch of `rows`, and note in `record` how long it took.
 
+        A long call that has the machine for itself is answered by `wide` instead, with more threads.
         Raises Overloaded, TooLate or Abandoned, before any work is done, and what the engine raises.
         """
         start = time.perf_counter()
@@ -96,7 +97,7 @@ class Calls:
         else:
             answer = self._wait(call)
         if answer is None:
-            answer = self._take_turn(engine, call)
+            answer = self._take_turn(engine, call, wide)
         self.last_answer = time.monotonic()
         waited = time.perf_counter() - start - record.stages["engine"] / 1000
         record.stages["queue"] = waited * 1000
@@ -127,8 +128,12 @@ class Calls:
         answer: Tensors | None = call.turn.get()
         return answer
 
-    def _take_turn(self, engine: Run, call: _Call) -> Tensors:
+    def _take_turn(self, engine: Run, call: _Call, wide: Wide | None) -> Tensors:
         companions = self._companions(call)
+        alone = self._free == self._threads.size - 1 and not self._waiting
+        threads = 1
+        if wide and alone and self._seconds_per_number < math.inf and wide.fits():
+            engine, threads = wide.run, wide.threads
         start = time.perf_counter()
         try:
             answers = self._threads.run(_answer, engine, [call, *companions])
@@ -141,7 +146,8 @@ class Calls:
         seconds = time.perf_counter() - start
         self._metrics.called(sum(one.rows for one in (call, *companions)), seconds)
         numbers = sum(one.numbers for one in (call, *companions))
-        self._seconds_per_number = min(self._seconds_per_number, seconds / numbers)
+        # What it would have taken with one thread, at most.
+        self._seconds_per_number = min(self._seconds_per_number, threads * seconds / numbers)
         for one in (call, *companions):
             one.record.stages["engine"] = seconds * 1000
         for other, answer in zip(companions, answers[1:], strict=True):

@@ -13,11 +13,12 @@ from gevent.lock import BoundedSemaphore
 from . import inputs
 from .answers import check_expected
 from .calls import Calls, Overloaded
-from .engines import Engine, EngineError, Tensors, load_engine
+from .engines import Engine, EngineError, Tensors, Wide, load_engine
 from .inputs import InputError, Limits
 from .manifest import Manifest, read_manifests
 from .metrics import ModelMetrics
 from .records import Record, current
+from .settings import usable_cpus
 from .threads import ProcessLock, Threads
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Model:
         batches = manifest.engine == "tensorflow"
         self._metrics = ModelMetrics(manifest.name, manifest.version)
         self._calls = Calls(manifest.name, self._metrics, threads=1 if batches else 2, queue=queue, batches=batches)
+        self._wide = Wide.of(manifest, folder, usable_cpus())
         self._loading = BoundedSemaphore(1)
         self._engine: Engine | None = None
         self._load_error: EngineError | None = None
@@ -71,7 +73,7 @@ class Model:
         record.rows = max(counts, default=1)
         engine = self._engine or self.engine
         try:
-            return self._calls.run(engine.run, tensors, record.rows, record)
+            return self._calls.run(engine.run, tensors, record.rows, record, self._wide)
         except EngineError as error:
             log.warning("%s refused a call: %s", self.manifest.name, error)
             raise InputError(f"{self.manifest.name} cannot take this: {_first_line(error)}") from error

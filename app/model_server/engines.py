@@ -1,6 +1,7 @@
 """The three engines behind one interface. Each imports its library only if a model needs it.
 
-Any number of threads and greenlets may call an engine at once. A call uses one thread: a server scales by workers.
+Any number of threads and greenlets may call an engine at once. A call uses one thread, because a server scales by
+workers; Wide is for calls that have the machine for themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from .manifest import Manifest, TensorSpec
+
+# The most threads of a call that has the machine for itself, and the largest file that is loaded a second time for it.
+WIDE_THREADS = 4
+WIDE_BYTES = 64_000_000
 
 # By the name of the input or output. Axis 0 is the batch; strings are object arrays of bytes.
 Tensors = dict[str, np.ndarray]
@@ -43,10 +48,10 @@ class LiteRT:
     interpreter of its own.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._new: Callable[[], Any] = lambda: Interpreter(model_path=str(folder / manifest.file), num_threads=1)
+        self._new: Callable[[], Any] = lambda: Interpreter(model_path=str(folder / manifest.file), num_threads=threads)
         interpreter = self._new()
         signature = interpreter.get_signature_runner(manifest.signature)
         inputs, outputs = signature.get_input_details(), signature.get_output_details()
@@ -86,11 +91,13 @@ def _indices(specs: Sequence[TensorSpec], details: dict[str, dict[str, Any]]) ->
 class OnnxRuntime:
     """ONNX Runtime. One session serves any number of threads."""
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, threads: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
             str(folder / manifest.file), options, providers=["CPUExecutionProvider"]
@@ -118,10 +125,11 @@ def _as_text(array: np.ndarray) -> np.ndarray:
 class TensorFlow:
     """TensorFlow, calling a SavedModel's signature: for models that neither of the others takes.
 
-    TensorFlow must be imported after the fork: a forked child hangs at its first operation.
+    TensorFlow must be imported after the fork: a forked child hangs at its first operation. Its threads are set for the
+    whole process, one for a call.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, threads: int) -> None:
         tf = import_tensorflow()
         self._errors = tf.errors.OpError
         self._tensor = tf.constant
@@ -138,20 +146,58 @@ class TensorFlow:
             raise EngineError(f"TensorFlow: {error}") from error
 
 
-ENGINES: dict[str, Callable[[Manifest, Path], Engine]] = {
+ENGINES: dict[str, Callable[[Manifest, Path, int], Engine]] = {
     "litert": LiteRT,
     "onnx": OnnxRuntime,
     "tensorflow": TensorFlow,
 }
 
 
-def load_engine(manifest: Manifest, folder: Path) -> Engine:
+class Wide:
+    """The compiled model in `folder`, loaded once more by the first call, with `threads` threads for each call."""
+
+    def __init__(self, manifest: Manifest, folder: Path, threads: int) -> None:
+        self.threads = threads
+        self._load: Callable[[], Engine] = lambda: load_engine(manifest, folder, threads)
+        self._engine: Engine | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, folder: Path, cpus: int) -> Wide | None:
+        """Return one for a server with `cpus`; None if the model gains nothing by it, or would take too much memory."""
+        threads = min(cpus, WIDE_THREADS)
+        if threads < 2 or manifest.engine == "tensorflow":
+            return None
+        file = folder / manifest.file
+        return cls(manifest, folder, threads) if file.exists() and file.stat().st_size <= WIDE_BYTES else None
+
+    def fits(self) -> bool:
+        """Return whether that many CPUs have nothing to do, this thread's own included."""
+        return self.threads <= (os.cpu_count() or 1) - running_threads() + 1
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Answer one batch, as Engine does."""
+        if self._engine is None:
+            self._engine = self._load()
+        return self._engine.run(inputs)
+
+
+def running_threads(loadavg: Path = Path("/proc/loadavg")) -> int:
+    """Return how many threads of the whole machine run or wait for a CPU at this moment, the caller's included."""
+    try:
+        return int(loadavg.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return 2**31  # unknown: as if the machine were busy
+
+
+def load_engine(manifest: Manifest, folder: Path, threads: int = 1) -> Engine:
     """Load the compiled model in `folder`, which has the manifest.json, with the engine it was compiled for.
+
+    `threads` is how many a call uses.
 
     Raises EngineError if the engine's library is missing or refuses the file.
     """
     try:
-        return ENGINES[manifest.engine](manifest, folder)
+        return ENGINES[manifest.engine](manifest, folder, threads)
     except ImportError as error:
         raise EngineError(
             f"{manifest.name} needs the engine {manifest.engine}, which is not installed ({error}). "

@@ -109,6 +109,43 @@ def test_a_queue_full_of_clients_that_hung_up_has_room() -> None:
     assert (first.get(timeout=10), third.get(timeout=10)) == ([2], [6])
 
 
+def test_a_long_call_that_is_alone_gets_more_threads() -> None:
+    calls, engine, used = Calls("slow", ModelMetrics("slow", "1"), threads=2, queue=9, batches=False), SlowEngine(), []
+
+    class Two:
+        threads = 2
+        idle = True
+
+        def fits(self) -> bool:
+            return self.idle
+
+        def run(self, inputs: Tensors) -> Tensors:
+            used.append(inputs["x"].item())
+            return engine(inputs)
+
+    wide: Any = Two()
+
+    def asked(number: float) -> gevent.Greenlet:
+        greenlet = gevent.spawn(lambda: calls.run(engine, row(number), 1, Record(), wide)["y"].item())
+        gevent.sleep(0)
+        return greenlet
+
+    first, second = asked(1), asked(2)
+    wait_until(lambda: len(engine.asked) == 2)
+    gevent.sleep(0.02)
+    engine.go = True
+    assert (first.get(timeout=10), second.get(timeout=10), used) == (2, 4, [])  # nothing was known of its time
+    engine.go = False
+    alone = asked(3)
+    wait_until(lambda: used == [3])
+    other = asked(4)  # not alone
+    gevent.sleep(0.02)
+    engine.go = True
+    assert (alone.get(timeout=10), other.get(timeout=10), used) == (6, 8, [3])
+    wide.idle = False  # the machine has other work
+    assert (asked(5).get(timeout=10), used) == (10, [3])
+
+
 def test_waiting_calls_are_joined_by_rows_and_each_gets_its_own() -> None:
     calls, engine = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=True), SlowEngine()
     asked = [ask(calls, engine, *numbers) for numbers in ([1], [2, 3], [4], [5] * BATCH_ROWS, [6])]

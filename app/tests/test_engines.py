@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import pytest
 
+from model_server import engines
 from model_server.compile.build import compile_model
 from model_server.compile.convert import CANDIDATES
-from model_server.engines import EngineError, load_engine
+from model_server.engines import EngineError, Wide, load_engine, running_threads
 from model_server.manifest import Manifest, ManifestError, read_manifest, read_manifests, rows_model
 
 ENGINES = ("litert", "onnx", "tensorflow")
@@ -76,6 +77,41 @@ def test_a_refused_call_does_not_disturb_the_next_one(compiled: dict[str, tuple[
     with pytest.raises(EngineError):
         loaded.run({"x": np.zeros((2, 5), "float32")})
     np.testing.assert_allclose(loaded.run(rows(2))["y"], right(rows(2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["litert", "onnx"])
+def test_more_threads_give_equal_answers(compiled: dict[str, tuple[Manifest, Path]], engine: str) -> None:
+    wide = Wide.of(*compiled[engine], cpus=2)
+    assert wide and wide.threads == 2
+    np.testing.assert_allclose(wide.run(rows(50))["y"], right(rows(50)), rtol=1e-6)
+
+
+def test_which_models_are_loaded_a_second_time_for_more_threads(
+    compiled: dict[str, tuple[Manifest, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = Wide.of(*compiled["litert"], cpus=64)
+    assert many and many.threads == 4
+    assert Wide.of(*compiled["litert"], cpus=1) is None
+    assert Wide.of(*compiled["tensorflow"], cpus=2) is None
+    monkeypatch.setattr(engines, "WIDE_BYTES", 100)
+    assert Wide.of(*compiled["litert"], cpus=2) is None
+
+
+def test_more_threads_are_used_only_while_the_machine_has_nothing_else_to_do(
+    compiled: dict[str, tuple[Manifest, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = Wide.of(*compiled["litert"], cpus=2)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(engines, "running_threads", lambda: 3)
+    assert wide and wide.fits()
+    monkeypatch.setattr(engines, "running_threads", lambda: 4)
+    assert not wide.fits()
+    monkeypatch.undo()
+    loadavg = tmp_path / "loadavg"
+    assert running_threads(loadavg) > 1000  # a system that does not tell counts as busy
+    loadavg.write_text("0.20 0.33 0.56 3/412 2041\n")
+    assert running_threads(loadavg) == 3
+    assert running_threads() >= 1
 
 
 def test_a_missing_library_names_its_requirements(
