@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from .answers import check_expected
 from .calls import Calls, Overloaded
 from .engines import Engine, EngineError, Tensors, Wide, load_engine
 from .inputs import InputError, Limits
-from .manifest import Manifest, read_manifests
+from .manifest import CANARY, STABLE, Manifest, read_versions
 from .metrics import ModelMetrics
 from .records import Record, current
 from .settings import usable_cpus
@@ -69,7 +70,6 @@ class Model:
             found = ", ".join(map(str, sorted(counts)))
             raise InputError(f"all inputs need the same number of rows; they have {found}")
         record = record or current()
-        record.model, record.version = self.manifest.name, self.manifest.version
         record.rows = max(counts, default=1)
         engine = self._engine or self.engine
         try:
@@ -118,33 +118,77 @@ class Model:
 
 
 class Catalogue:
-    """Every model in the folder of compiled models, ordered by name. Raises ManifestError if there is none."""
+    """Every model in the folder of compiled models, ordered by name. Raises ManifestError if there is none.
 
-    def __init__(self, folder: Path, max_pixels: int, queue: int) -> None:
+    `draw` decides by a number from 0 to below 1 which requests the canary gets.
+    """
+
+    def __init__(self, folder: Path, max_pixels: int, queue: int, draw: Callable[[], float] = random.random) -> None:
         self._checked = False
+        self._draw = draw
         # One large picture at a time: decoding takes much memory.
         limits = Limits(max_pixels, ProcessLock(), Threads(1).run)
+        self._about = {about.name: about for about in read_versions(folder)}
         self._models = {
-            manifest.name: Model(manifest, folder / manifest.name, limits, queue) for manifest in read_manifests(folder)
+            name: {
+                manifest.version: Model(manifest, about.folder_of(manifest.version), limits, queue)
+                for manifest in about.manifests
+            }
+            for name, about in self._about.items()
         }
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
+        """Iterate over the default version of each model."""
+        return (self._models[name][about.labels[STABLE]] for name, about in self._about.items())
 
-    def get(self, name: str, version: str | None = None) -> Model | None:
-        """Return the model of that name, and of that version if one is given; None if there is none."""
-        model = self._models.get(name)
-        return model if model and version in (None, model.manifest.version) else None
+    def get(self, name: str, version: str | None = None, label: str | None = None) -> Model | None:
+        """Return the model of that name in that version, or in that which has the label, else in its default version.
+
+        Return None if there is none.
+        """
+        if name not in self._models:
+            return None
+        if version is None:
+            version = self._about[name].labels.get(label or STABLE, "")
+        return self._models[name].get(version)
+
+    def choose(self, name: str, version: str | None = None, label: str | None = None) -> Model | None:
+        """Return the model that answers this request, and note it in the request's record.
+
+        It is that of `get`, but the canary's share of the requests that name no version goes to the canary.
+        """
+        if version is None and label is None and name in self._about:
+            share = self._about[name].canary_share
+            label = CANARY if share and self._draw() < share else None
+        model = self.get(name, version, label)
+        if model:
+            current().models.append((name, model.manifest.version))
+        return model
 
     def names(self) -> list[str]:
         return list(self._models)
 
-    def check(self) -> dict[str, str]:
-        """Ask every model its examples; return the reason of each that is not right, by name.
+    def versions(self, name: str) -> dict[str, Model]:
+        """Return the model of that name in each of its versions, the lowest first; {} if there is no such model."""
+        return self._models.get(name, {})
 
-        Once all were right in this process, one example per model is asked: less work on the same path.
+    def labels(self, name: str) -> dict[str, str]:
+        """Return the version of each label of the model of that name."""
+        return self._about[name].labels
+
+    def canary_share(self, name: str) -> float:
+        return self._about[name].canary_share
+
+    def check(self) -> dict[str, str]:
+        """Ask every version of every model its examples; return the reason of each that is not right, by name.
+
+        Once all were right in this process, one example per version is asked: less work on the same path.
         """
-        reasons = {model.manifest.name: model.check(not self._checked) for model in self}
+        reasons = {
+            self._about[name].part(version): model.check(not self._checked)
+            for name, versions in self._models.items()
+            for version, model in versions.items()
+        }
         self._checked = self._checked or not any(reasons.values())
         return {name: reason for name, reason in reasons.items() if reason}
 

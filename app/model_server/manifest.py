@@ -4,6 +4,11 @@
     compiled/<name>/model.tflite | model.onnx | saved_model/
     compiled/<name>/examples/…
 
+Of a model with several versions, each version has such a folder, beside what the card says of them:
+
+    compiled/<name>/versions.json
+    compiled/<name>/<version>/manifest.json, …
+
 Standard library only: the runtime image has no YAML parser and, for most models, no TensorFlow.
 """
 
@@ -16,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+VERSIONS = "versions.json"
+# The labels with a meaning: the version that answers requests which name none, and the one that gets a share of them.
+STABLE = "stable"
+CANARY = "canary"
 
 
 class ManifestError(ValueError):
@@ -95,6 +104,37 @@ class Manifest:
     examples: tuple[Example, ...]
 
 
+@dataclass(frozen=True)
+class Versions:
+    """A compiled model: the manifest of each version, the lowest first, and which version requests that name none get.
+
+    `labels` maps labels to versions and always has "stable", the default. `canary_share`, 0 … 1, of the requests that
+    name no version goes to the version with the label "canary". Without `numbered`, the one version has no folder of
+    its own.
+    """
+
+    folder: Path
+    numbered: bool
+    manifests: tuple[Manifest, ...]
+    labels: dict[str, str]
+    canary_share: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.manifests[0].name
+
+    @property
+    def default(self) -> Manifest:
+        return next(manifest for manifest in self.manifests if manifest.version == self.labels[STABLE])
+
+    def folder_of(self, version: str) -> Path:
+        return self.folder / version if self.numbered else self.folder
+
+    def part(self, version: str) -> str:
+        """Return what a version is called where models are listed: "cats", or "cats.2" of several versions."""
+        return f"{self.name}.{version}" if self.numbered else self.name
+
+
 def example_files(row: Any) -> list[str]:
     """Return the files that an example's input names: a text, alone or as an input's value, is a file's name."""
     values = row.values() if isinstance(row, dict) else [row]
@@ -121,12 +161,60 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifests(folder: Path) -> list[Manifest]:
-    """Read the manifest of every compiled model in `folder`, ordered by name. Raises ManifestError if there is none."""
-    manifests = [read_manifest(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
-    if not manifests:
+def write_versions(labels: dict[str, str], canary_share: float, folder: Path) -> None:
+    """Write `folder`/versions.json, which makes the numbered folders beside it the versions of one model."""
+    text = json.dumps({"labels": labels, "canary_share": canary_share}, indent=2)
+    (folder / VERSIONS).write_text(text + "\n", encoding="utf-8")
+
+
+def read_versions(folder: Path) -> list[Versions]:
+    """Read every compiled model in `folder`, ordered by name. Raises ManifestError, also if there is none."""
+    found = sorted({path.parent for name in (MANIFEST, VERSIONS) for path in folder.glob(f"*/{name}")})
+    if not found:
         raise ManifestError(f"{folder}: no compiled model here. Run python -m model_server.compile models/ {folder}")
-    return manifests
+    return [_read_model(path) for path in found]
+
+
+def read_manifests(folder: Path) -> list[Manifest]:
+    """Read the default version's manifest of every compiled model in `folder`, as read_versions does."""
+    return [model.default for model in read_versions(folder)]
+
+
+def _read_model(folder: Path) -> Versions:
+    path = folder / VERSIONS
+    if not path.exists():
+        manifest = read_manifest(folder)
+        return Versions(folder, False, (manifest,), {STABLE: manifest.version})
+    manifests = [read_manifest(one.parent) for one in folder.glob(f"*/{MANIFEST}") if one.parent.name.isdecimal()]
+    manifests.sort(key=lambda manifest: int(manifest.version))
+    if not manifests:
+        raise ManifestError(f"{folder}: no version of the model is here. Compile the model again.")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        labels = {STABLE: manifests[-1].version} | about["labels"]
+        model = Versions(folder, True, tuple(manifests), labels, about["canary_share"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}). Compile the model again.") from None
+    by_version = {manifest.version: manifest for manifest in manifests}
+    for label, version in labels.items():
+        if version not in by_version:
+            raise ManifestError(f"{path}: {label} is version {version}, which is not here. Compile the model again.")
+    if model.canary_share and _asked(by_version[labels[CANARY]]) != _asked(model.default):
+        raise ManifestError(
+            f"{model.name}: the canary, version {labels[CANARY]}, takes or answers something else than version "
+            f"{labels[STABLE]}: clients that name no version would get errors by chance. Give inputs and outputs the "
+            "same names, kinds and shapes, or leave canary_share out of the card."
+        )
+    return model
+
+
+def _asked(manifest: Manifest) -> Any:
+    """Return what a client has to know of a model to ask it and to read its answer."""
+    inputs = {
+        spec.name: (spec.kind, () if spec.kind == "image" else (spec.dtype, spec.shape, spec.columns))
+        for spec in manifest.inputs
+    }
+    return inputs, {spec.name: spec.kind for spec in manifest.outputs}
 
 
 def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:

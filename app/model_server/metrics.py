@@ -38,10 +38,11 @@ LOAD_SECONDS = Gauge("slipway_load_seconds", "Loading the model's engine.", MODE
 
 
 def observe(record: Record, protocol: str, code: str, seconds: float) -> None:
-    """Count a request that was answered."""
-    requests, duration = _counters(record.model, record.version, protocol, code)
-    requests.inc()
-    duration.observe(seconds)
+    """Count a request that was answered, for each model that it reached."""
+    for model, version in record.models or [("", "")]:
+        requests, duration = _counters(model, version, protocol, code)
+        requests.inc()
+        duration.observe(seconds)
 
 
 @cache

@@ -13,19 +13,27 @@ RECORD = "model_server.record"
 class Record:
     """One request, or one question that the server asks itself: that has no client and no deadline.
 
-    `deadline` is in seconds of time.monotonic(). `model`, `version`, `rows` and `stages` (milliseconds by stage: queue,
-    engine) are set by the model that answers.
+    `deadline` is in seconds of time.monotonic(). `models` are the names and versions of those that answer: none, one
+    or, of an upload to /predict, several. They set `rows` and `stages` (milliseconds by stage: queue, engine).
     """
 
-    __slots__ = ("_socket", "deadline", "model", "request_id", "rows", "stages", "version")
+    __slots__ = ("_socket", "deadline", "models", "request_id", "rows", "stages")
 
     def __init__(self, request_id: str = "", deadline: float = math.inf, client: socket.socket | None = None) -> None:
         self.request_id = request_id
         self.deadline = deadline
-        self.model = self.version = ""
+        self.models: list[tuple[str, str]] = []
         self.rows = 0
         self.stages: dict[str, float] = {}
         self._socket = client
+
+    @property
+    def model(self) -> str:
+        return ", ".join(name for name, _ in self.models)
+
+    @property
+    def version(self) -> str:
+        return ", ".join(version for _, version in self.models)
 
     def abandoned(self) -> bool:
         """Return whether the client has closed its connection."""

@@ -47,8 +47,8 @@ class Requests:
                 ("X-Content-Type-Options", "nosniff"),
                 ("Referrer-Policy", "no-referrer"),
             ]
-            if record.version:
-                headers.append(("X-Model-Version", record.version))
+            if record.models:
+                headers += [("X-Model", record.model), ("X-Model-Version", record.version)]
             if self._origins:
                 headers += self._cors(environ)
             return start_response(status, headers, exc_info)
@@ -66,7 +66,7 @@ class Requests:
         if origin and ("*" in self._origins or origin in self._origins):
             headers += [
                 ("Access-Control-Allow-Origin", origin),
-                ("Access-Control-Expose-Headers", f"X-Request-ID, {JSON_LENGTH_HEADER}"),
+                ("Access-Control-Expose-Headers", f"X-Request-ID, X-Model, X-Model-Version, {JSON_LENGTH_HEADER}"),
             ]
             if environ["REQUEST_METHOD"] == "OPTIONS":
                 headers += [

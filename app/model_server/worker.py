@@ -175,7 +175,7 @@ class RequestLog(Logger):
             "bytes": resp.sent,
             "milliseconds": round(request_time.total_seconds() * 1000, 3),
         }
-        if record.model:
+        if record.models:
             line |= {
                 "model": record.model,
                 "version": record.version,

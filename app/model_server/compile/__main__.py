@@ -1,4 +1,4 @@
-"""The command: python -m model_server.compile models/ compiled/
+"""The command: python -m model_server.compile models/ compiled/ [--part NAME|NAME.VERSION]
 or, to check compiled models together: python -m model_server.compile --check compiled/ [--rows-model NAME]
 """
 
@@ -9,15 +9,19 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
-from ..manifest import MANIFEST, ManifestError, read_manifests, rows_model
+from ..manifest import MANIFEST, VERSIONS, ManifestError, read_versions, rows_model
 from . import CompileError
-from .build import Report, compile_model
-from .card import CardError, load_card
+from .build import Report, compile_model, label_versions
+from .card import CardError, find_versions, load_card, load_versions
+
+Result = TypeVar("Result")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("models", type=Path, nargs="?", help="folder with one folder per model")
     parser.add_argument("compiled", type=Path, help="folder for the compiled models")
+    parser.add_argument(
+        "--part",
+        metavar="NAME",
+        default="",
+        help="only a model without versions, a version (NAME.VERSION) or, of a model with versions, the labels alone",
+    )
     parser.add_argument("--check", action="store_true", help="compile nothing; check compiled models together")
     parser.add_argument(
         "--rows-model", metavar="NAME", default="", help='with --check: the model that answers {"X": "1 0"}'
@@ -37,22 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _check(options.compiled, options.rows_model)
     if options.models is None:
         parser.error("name the folder with the models and the folder for the compiled models")
-    return _compile(options.models, options.compiled)
+    return _compile(options.models, options.compiled, options.part)
 
 
 def _check(compiled: Path, wanted: str) -> int:
     try:
-        manifests = read_manifests(compiled)
-        rows = rows_model(manifests, wanted)
+        models = read_versions(compiled)
+        rows = rows_model([model.default for model in models], wanted)
     except ManifestError as error:
         print(f"ERROR {error}", file=sys.stderr)
         return 1
-    names = ", ".join(manifest.name for manifest in manifests)
+    names = ", ".join(model.part(manifest.version) for model in models for manifest in model.manifests)
     print(f'{compiled}: {names}; rows such as {{"X": "1 0|1 1"}} go to {rows.name if rows else "no model"}.')
     return 0
 
 
-def _compile(models: Path, compiled: Path) -> int:
+def _compile(models: Path, compiled: Path, part: str) -> int:
     folders = sorted(path for path in models.glob("*") if path.is_dir() and not path.name.startswith((".", "_")))
     if not folders:
         print(
@@ -60,47 +70,80 @@ def _compile(models: Path, compiled: Path) -> int:
             file=sys.stderr,
         )
         return 1
-    errors = [error for folder in folders for error in _card_errors(folder)]
+    errors: list[str] = []
+    versions = {folder: _tried(find_versions, errors, folder) for folder in folders}
+    names, labelled = _parts(versions), {folder.name: folder for folder in folders if versions[folder]}
+    if part:
+        names = {name: where for name, where in names.items() if name == part}
+        labelled = {name: folder for name, folder in labelled.items() if name == part}
+        if not names and not labelled and not errors:
+            print(f"ERROR {models}: there is no {part} here.", file=sys.stderr)
+            return 1
+    for folder, version in names.values():
+        _tried(load_card, errors, folder, version)
+    for folder in labelled.values():
+        _tried(load_versions, errors, folder)
     reports = []
-    for folder in folders if not errors else ():
-        print(f"Compiling {folder.name} …", file=sys.stderr, flush=True)
-        try:
-            reports.append(_isolated(folder, compiled))
-        except (CardError, CompileError) as error:
-            errors += map(str, error.args)
-        except Exception as error:  # unforeseen: the traceback is for us, the last line for the user
-            traceback.print_exc()
-            errors.append(f"{folder}: {type(error).__name__}: {error}. A fault of the compiler; please report it.")
-    if not errors:
-        for path in compiled.glob(f"*/{MANIFEST}"):
-            if path.parent.name not in {folder.name for folder in folders}:
-                shutil.rmtree(path.parent)
-    if reports:
-        print(_table(reports))
-    for text in errors:
+    for name, (folder, version) in names.items() if not errors else ():
+        print(f"Compiling {name} …", file=sys.stderr, flush=True)
+        reports.append(_tried(_isolated, errors, folder, compiled, version))
+    said = [_tried(label_versions, errors, folder, compiled) for folder in labelled.values() if not errors]
+    if not errors and not part:
+        _remove_others(compiled, {folder.name: found or () for folder, found in versions.items()})
+    if done := [report for report in reports if report]:
+        print(_table(done))
+    for line in filter(None, said):
+        print(line)
+    for text in dict.fromkeys(errors):  # versions share a card, and its mistakes
         print(f"ERROR {text}", file=sys.stderr)
     return 1 if errors else 0
 
 
-def _card_errors(folder: Path) -> tuple[str, ...]:
+def _tried(step: Callable[..., Result], errors: list[str], folder: Path, *more: Any) -> Result | None:
+    """Call `step` and return what it returns. Add to `errors` what it says is wrong."""
     try:
-        load_card(folder)
-    except CardError as error:
-        return error.args
-    return ()
+        return step(folder, *more)
+    except (CardError, CompileError) as error:
+        errors += map(str, error.args)
+    except Exception as error:  # unforeseen: the traceback is for us, the last line for the user
+        traceback.print_exc()
+        errors.append(f"{folder}: {type(error).__name__}: {error}. A fault of the compiler; please report it.")
+    return None
 
 
-def _isolated(folder: Path, compiled: Path) -> Report:
+def _parts(versions: dict[Path, tuple[str, ...] | None]) -> dict[str, tuple[Path, str]]:
+    """Return what is compiled by itself, the models without versions and each version of the others, by its name."""
+    parts = {}
+    for folder, found in versions.items():
+        if found == ():
+            parts[folder.name] = (folder, "")
+        parts |= {f"{folder.name}.{version}": (folder, version) for version in found or ()}
+    return parts
+
+
+def _remove_others(compiled: Path, wanted: dict[str, tuple[str, ...]]) -> None:
+    """Remove compiled models and versions that are in models/ no more."""
+    for path in {path.parent for name in (MANIFEST, VERSIONS) for path in compiled.glob(f"*/{name}")}:
+        if path.name not in wanted:
+            shutil.rmtree(path)
+        elif versions := wanted[path.name]:
+            for entry in path.iterdir():
+                if entry.name not in (VERSIONS, *versions):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            os.utime(path, (0, 0))
+
+
+def _isolated(folder: Path, compiled: Path, version: str) -> Report:
     """Compile in a new process. A converter that aborts then ends that process alone, and Keras numbers its names from
     the start, so a model's file does not depend on the models before it.
     """
     os.environ["PYTHONHASHSEED"] = "0"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(compile_model, folder, compiled).result()
+            return pool.submit(compile_model, folder, compiled, version).result()
         except BrokenProcessPool:
             raise CompileError(
-                f"{folder}: the compiling process died. Most often it ran out of memory: give it more, name "
+                f"{folder / version}: the compiling process died. Most often it ran out of memory: give it more, name "
                 "the model's engine in its card (engine: litert), or make the model smaller."
             ) from None
 

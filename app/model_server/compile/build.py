@@ -16,9 +16,32 @@ from typing import Any
 from ..answers import check_expected
 from ..engines import Engine, Tensors, load_engine
 from ..inputs import InputError, encode_example, nearest
-from ..manifest import Example, InputSpec, Manifest, OutputSpec, TensorSpec, example_files, write_manifest
+from ..manifest import (
+    CANARY,
+    STABLE,
+    VERSIONS,
+    Example,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    TensorSpec,
+    example_files,
+    write_manifest,
+    write_versions,
+)
 from . import CompileError
-from .card import BinaryOutput, Card, ClassesOutput, ColumnsInput, ImageInput, NumbersOutput, TensorInput, load_card
+from .card import (
+    BinaryOutput,
+    Card,
+    ClassesOutput,
+    ColumnsInput,
+    ImageInput,
+    NumbersOutput,
+    TensorInput,
+    find_versions,
+    load_card,
+    load_versions,
+)
 from .convert import CANDIDATES, Candidate, Probe, compare, make_probes, reason
 from .measure import LARGE, ROWS, choose, measure, question, speed, write_measured
 from .sources import Source, load_source
@@ -45,7 +68,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class Report:
-    """What the command prints about one model.
+    """What the command prints about one model, or one version of it (cats.2).
 
     `engine` is its name for people, `speed` how fast it is, `size` is in bytes, `largest_difference` is between the
     engine's answers and the model's own. `others` has the speed of each other engine that could serve the model, by its
@@ -63,15 +86,19 @@ class Report:
     refusals: tuple[str, ...]
 
 
-def compile_model(folder: Path, compiled: Path) -> Report:
+def compile_model(folder: Path, compiled: Path, version: str = "") -> Report:
     """Compile the model in `folder` into `compiled`/<its name>, replacing what was there in one step.
+
+    Of a model with several versions, one `version` is compiled, into a folder of that name below it.
 
     Equal input gives an equal folder, to the byte, the mode and the time stamp, except for measured.json. Raises
     CardError or CompileError, and then leaves what was there.
     """
     start = time.monotonic()
-    card = load_card(folder)
-    partial = compiled / f".{card.name}.partial"
+    card = load_card(folder, version)
+    part = f"{card.name}.{version}" if version else card.name
+    target = compiled / card.name / version
+    partial = compiled / f".{part}.partial"
     try:
         compiled.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,18 +113,20 @@ def compile_model(folder: Path, compiled: Path) -> Report:
         write_manifest(manifest, partial)
         write_measured(choice.seconds, card.goal, partial)
         _normalise(partial)
-        _replace(partial, compiled / card.name)
+        target.parent.mkdir(exist_ok=True)
+        _replace(partial, target)
     except CompileError as error:
         message = str(error)
-        raise CompileError(message if str(folder) in message else f"{folder}: {message}") from error
+        where = folder / version
+        raise CompileError(message if str(where) in message else f"{where}: {message}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Report(
-        name=card.name,
+        name=part,
         source_format=manifest.source_format,
         engine=choice.candidate.title,
         speed=speed(choice.seconds[manifest.engine], card.goal),
-        size=_size(compiled / card.name / manifest.file),
+        size=_size(target / manifest.file),
         largest_difference=choice.difference,
         seconds=time.monotonic() - start,
         others={
@@ -115,7 +144,7 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
     for example in draft.examples:
         for name in example_files(example.input):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(card.folder / name, folder / name)
+            shutil.copyfile(card.file(name), folder / name)
     encoded = {}
     for example in draft.examples:
         try:
@@ -190,7 +219,7 @@ def _draft(card: Card, source: Source) -> Manifest:
     outputs = tuple(_output(card, spec) for spec in source.outputs)
     return Manifest(
         name=card.name,
-        version="1",
+        version=card.version or "1",
         title=card.title or card.name,
         description=card.description,
         engine="",
@@ -285,6 +314,24 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
 
 
 # ---------------------------------------------------------------- files
+
+
+def label_versions(folder: Path, compiled: Path) -> str:
+    """Write into `compiled` what the card says of the versions of the model in `folder`; return it as a line.
+
+    From then on, the compiled versions count, and not what was compiled before the model had any. Raises CardError.
+    """
+    card = load_versions(folder)
+    labels = {label: str(version) for label, version in card.labels.items()}
+    default = labels.get(STABLE, find_versions(folder)[-1])
+    target = compiled / folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    write_versions(labels, card.canary_share, target)
+    for path in (target / VERSIONS, target):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (0, 0))
+    canary = f", {card.canary_share:.3g} of them at random to {labels[CANARY]}" if card.canary_share else ""
+    return f"{folder.name}: requests that name no version go to {default}{canary}"
 
 
 def _normalise(folder: Path) -> None:

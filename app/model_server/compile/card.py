@@ -1,5 +1,7 @@
 """The model card: models/<name>/model.yml, read strictly. docs/model-card.md describes it for users.
 
+It is the card of each version of the model, but for those with a card of their own: models/<name>/<version>/model.yml.
+
 Everything in a card is optional, but nothing is guessed: an unknown key, a wrong type and a missing file are errors
 that name the card, the key and the remedy. All mistakes of a card are reported at once.
 
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -31,11 +34,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ..inputs import nearest
-from ..manifest import example_files
+from ..manifest import CANARY, STABLE, example_files
 from . import yaml12
 
 CARD = "model.yml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+VERSION = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 class CardError(ValueError):
@@ -47,21 +51,45 @@ class CardError(ValueError):
 
 # ---------------------------------------------------------------- values; an error says the problem and the remedy
 
-Info = ValidationInfo[Path]  # its context is the model's folder
+
+@dataclass(frozen=True)
+class Place:
+    """Where a card's files are: in the model's folder, or first in the version's.
+
+    `versions` are those of the model; a version's own card may not speak of them.
+    """
+
+    folders: tuple[Path, ...]
+    versions: tuple[str, ...] = ()
+    own: bool = False
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file or folder. What is in another version's folder is not to be found."""
+        for folder in self.folders:
+            top = (folder / name).resolve().relative_to(folder.resolve()).parts[:1]
+            others = self.versions if folder is self.folders[-1] else ()
+            if (folder / name).exists() and not {*top} & {*others}:
+                return folder / name
+        return None
+
+
+Info = ValidationInfo[Place]
 
 
 def _file(value: Any, info: Info) -> Any:
     """Return the path of a file or folder below the model's folder."""
     if not isinstance(value, str):
         return value
-    folder = info.context
-    path = folder / value
-    if Path(value).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{value} is outside the model's folder; put the file below {folder}")
-    if not path.exists():
-        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    folders = info.context.folders
+    where = " or ".join(map(str, folders))
+    for folder in folders:
+        if Path(value).is_absolute() or not (folder / value).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{value} is outside the model's folder; put the file below {where}")
+    path = info.context.find(value)
+    if path is None:
+        names = sorted(p.relative_to(folder).as_posix() for folder in folders for p in folder.rglob("*") if p.is_file())
         hint = nearest(value, names)
-        raise ValueError(f"there is no file {value} in {folder}{hint}; put it there or correct the name")
+        raise ValueError(f"there is no file {value} in {where}{hint}; put it there or correct the name")
     return path
 
 
@@ -197,6 +225,42 @@ class ExampleCard(_Mapping):
         return value
 
 
+def _label(name: str) -> str:
+    if not NAME.fullmatch(name) or name.isdecimal():
+        raise ValueError(f"{name!r} cannot be part of an address; use lower-case letters, digits, _ and - only")
+    return name
+
+
+def _version(number: int, info: Info) -> int:
+    if str(number) not in info.context.versions:
+        raise ValueError(f"there is no version {number}; the model has {', '.join(info.context.versions) or 'none'}")
+    return number
+
+
+class VersionsCard(_Mapping):
+    """Which of the model's numbered folders is what."""
+
+    labels: dict[Annotated[str, AfterValidator(_label)], Annotated[int, AfterValidator(_version)]] = Field(
+        {},
+        description="Label → version. stable answers requests that name no version; by default it is the highest.",
+    )
+    canary_share: Number = Field(
+        0.0, ge=0, lt=1, description="The share of the requests that name no version that goes to the label canary."
+    )
+
+    @model_validator(mode="after")
+    def _canary_is_another(self, info: Info) -> VersionsCard:
+        canary = self.labels.get(CANARY)
+        if self.canary_share and canary is None:
+            raise ValueError("no version has the label canary for canary_share; write labels: {canary: …}")
+        if self.canary_share and canary == self.labels.get(STABLE, int(info.context.versions[-1])):
+            raise ValueError(
+                f"version {canary} is both the canary and stable, which by default is the highest; label another "
+                "version stable"
+            )
+        return self
+
+
 InputCard = Annotated[TensorInput | ImageInput | ColumnsInput, Field(discriminator="kind")]
 OutputCard = Annotated[NumbersOutput | BinaryOutput | ClassesOutput, Field(discriminator="kind")]
 
@@ -233,25 +297,46 @@ class Card(_Mapping):
     inputs: dict[str, InputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
     outputs: dict[str, OutputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
     examples: Annotated[list[ExampleCard], AfterValidator(_named)] = Field([], description="Checked at every release.")
-    _folder: Path = PrivateAttr()
+    versions: VersionsCard | None = Field(None, description="Of a model with a numbered folder for each version.")
+    _place: Place = PrivateAttr()
+    _path: Path = PrivateAttr()
+    _version: str = PrivateAttr()
 
     @property
     def name(self) -> str:
-        return self._folder.name
+        return self._place.folders[-1].name
 
     @property
-    def folder(self) -> Path:
-        return self._folder
+    def version(self) -> str:
+        """The version's number; empty if the model has no numbered folders."""
+        return self._version
 
     @property
     def path(self) -> Path:
         """Where the card is, or would be."""
-        return self._folder / CARD
+        return self._path
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the card names."""
+        return self._place.find(name) or self._place.folders[0] / name
+
+    @field_validator("versions", mode="before")
+    @classmethod
+    def _of_all(cls, value: Any, info: Info) -> Any:
+        place = info.context
+        if place.own:
+            raise ValueError(f"this is the card of one version; move it to {place.folders[-1] / CARD}")
+        if not place.versions:
+            raise ValueError(
+                f"the model has no numbered folders; put each version into one, such as {place.folders[-1] / '1'}, or "
+                "leave it out"
+            )
+        return value
 
     @field_validator("model", mode="before")
     @classmethod
     def _find_model(cls, value: Any, info: Info) -> Any:
-        path = _only_model(info.context) if value == Path() else _file(value, info)
+        path = _only_model(info.context.folders[0]) if value == Path() else _file(value, info)
         if isinstance(path, Path) and not (path.suffix in (".keras", ".json", *WEIGHTS) or _is_saved_model(path)):
             raise ValueError(
                 f"{path.name} is not a Keras model; name a .keras, .h5 or .hdf5 file, an architecture .json or a "
@@ -264,7 +349,7 @@ class Card(_Mapping):
     def _find_weights(cls, value: Any, info: Info) -> Any:
         weights, model = _file(value, info), info.data.get("model")  # no model: that is a mistake of its own
         if model and model.suffix == ".json":
-            return weights or _only_weights(info.context, model)
+            return weights or _only_weights(info.context.folders[0], model)
         if model and weights:
             raise ValueError(f"{model.name} has its own weights; leave weights out")
         return weights
@@ -277,12 +362,66 @@ class Card(_Mapping):
         return path
 
 
-def load_card(folder: Path) -> Card:
-    """Read and check the card of the model in `folder`; a folder without one gets an empty card. Raises CardError.
+class _VersionsOnly(_Mapping):
+    model_config = ConfigDict(extra="allow")
 
-    Whether the card fits the model's own inputs and outputs is for the compiler to check.
+    versions: VersionsCard = Field(default_factory=VersionsCard.model_construct)
+
+
+Read = TypeVar("Read", bound=_Mapping)
+
+
+def find_versions(folder: Path) -> tuple[str, ...]:
+    """Return the versions of the model in `folder`, the lowest first: its numbered folders, none of most models.
+
+    Raises CardError.
     """
-    path = folder / CARD
+    _check_name(folder)
+    numbers = [path.name for path in folder.iterdir() if path.is_dir() and re.fullmatch("[0-9]+", path.name)]
+    mistakes = [
+        f"{folder / name}: a version is a whole number of at most 18 digits, without leading zeros. Rename the folder."
+        for name in sorted(numbers)
+        if not VERSION.fullmatch(name)
+    ]
+    if numbers:
+        mistakes += [
+            f"{path}: is beside the model's versions. Move it into a numbered folder, such as {folder / '1'}."
+            for path in _models_in(folder)
+        ]
+    if mistakes:
+        raise CardError(*mistakes)
+    return tuple(sorted(numbers, key=int))
+
+
+def load_card(folder: Path, version: str = "") -> Card:
+    """Read and check the card of the model in `folder`, of one of its versions if it has several. Raises CardError.
+
+    A folder without a card gets an empty one. Whether the card fits the model's own inputs and outputs is for the
+    compiler to check.
+    """
+    _check_name(folder)
+    own = folder / version / CARD
+    path = own if own.exists() else folder / CARD
+    folders = (folder / version, folder) if version else (folder,)
+    place = Place(folders, find_versions(folder), own=bool(version) and path == own)
+    card = _read(Card, path, place)
+    card._place, card._path, card._version = place, path, version
+    return card
+
+
+def load_versions(folder: Path) -> VersionsCard:
+    """Read and check what the card says of the versions of the model in `folder`. Raises CardError."""
+    place = Place((folder,), find_versions(folder))
+    card = _read(_VersionsOnly, folder / CARD, place)
+    if card.model_extra and all((folder / version / CARD).exists() for version in place.versions):
+        raise CardError(
+            f"{folder / CARD}: each version has a card of its own, so nothing reads {', '.join(card.model_extra)} "
+            "here. Leave it out."
+        )
+    return card.versions
+
+
+def _check_name(folder: Path) -> None:
     if not folder.is_dir():
         raise CardError(f"{folder}: there is no such model folder.")
     if not NAME.fullmatch(folder.name):
@@ -290,9 +429,12 @@ def load_card(folder: Path) -> Card:
             f"{folder}: a model's folder name becomes part of its address; use lower-case letters, digits, _ "
             "and - only (at most 64, a letter or digit first)."
         )
+
+
+def _read(what: type[Read], path: Path, place: Place) -> Read:
     try:
         data = yaml12.load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        card = Card.model_validate({} if data is None else data, context=folder)
+        return what.model_validate({} if data is None else data, context=place)
     except OSError as error:
         raise CardError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -300,10 +442,8 @@ def load_card(folder: Path) -> Card:
     except yaml12.YamlError as error:
         raise CardError(f"{path}: {error}.") from None
     except ValidationError as error:
-        where = path if path.exists() else folder
+        where = path if path.exists() else place.folders[0]
         raise CardError(*(f"{where}: {_worded(mistake)}." for mistake in error.errors())) from None
-    card._folder = folder
-    return card
 
 
 # ---------------------------------------------------------------- the model's files
@@ -325,18 +465,25 @@ def _is_architecture(path: Path) -> bool:
     return isinstance(data, dict) and "class_name" in data and "config" in data
 
 
-def _only_model(folder: Path) -> Path:
-    """Return the only model in the folder. Beside an architecture .json, an .h5 is its weights."""
+def _models_in(folder: Path) -> list[Path]:
+    """Return the models in the folder. Beside an architecture .json, an .h5 is its weights."""
     if _is_saved_model(folder):
-        return folder
+        return [folder / name for name in ("saved_model.pb", "saved_model.pbtxt") if (folder / name).exists()]
     entries = sorted(folder.iterdir())
     found = [path for path in entries if path.suffix == ".keras" or _is_architecture(path) or _is_saved_model(path)]
     if not any(path.suffix == ".json" for path in found):
         found += [path for path in entries if path.suffix in WEIGHTS]
+    return found
+
+
+def _only_model(folder: Path) -> Path:
+    if _is_saved_model(folder):
+        return folder
+    found = _models_in(folder)
     if not found:
         raise ValueError(
             "there is no model here; put a .keras, .h5 or .hdf5 file, an architecture .json with its weights .h5, or a "
-            "SavedModel folder into the folder"
+            "SavedModel folder into the folder; each of several versions goes into a numbered one, such as 1"
         )
     if len(found) > 1:
         raise ValueError(f"several are here ({', '.join(path.name for path in found)}); name the one to serve")
@@ -373,6 +520,7 @@ PROBLEMS = {
     "greater_than": "is not between 0 and 1; write for example 0.5",
     "less_than": "is not between 0 and 1; write for example 0.5",
     "greater_than_equal": "is negative; write for example 0.01",
+    "int_type": "is not a whole number; write a version's number, such as 2",
 }
 
 
@@ -382,8 +530,12 @@ def _worded(mistake: ErrorDetails) -> str:
     mapping: type[_Mapping] = Card
     if place[:1] == ["examples"] and len(place) > 2:
         mapping = ExampleCard
+    elif place[:1] == ["versions"] and len(place) > 1:
+        mapping = VersionsCard
     elif place and place[0] in KINDS and len(place) > 2:
         mapping = KINDS[place[0]][place.pop(2)]
+    if place[-1:] == ["[key]"]:
+        place.pop()
     if kind == "value_error":
         text = str(context["error"])
     elif kind == "extra_forbidden":

@@ -61,7 +61,8 @@ function choose(one) {
   history.replaceState(null, "", `#${encodeURIComponent(one.name)}`);
   byId("title").textContent = one.title;
   byId("description").textContent = one.description;
-  byId("facts").textContent = `Version ${one.version}, from ${one.source_format}, answered by ${ENGINES[one.engine]}.`;
+  const others = one.versions.length > 1 ? ` of ${one.versions.join(", ")}` : "";
+  byId("facts").textContent = `Version ${one.version}${others}, from ${one.source_format}, answered by ${ENGINES[one.engine]}.`;
   widgets = one.inputs.map(widget);
   byId("inputs").replaceChildren(...widgets.map((part) => part.node));
   byId("predict").hidden = takesPicture(one);
@@ -256,6 +257,12 @@ async function base64(file) {
   return btoa(text);
 }
 
+/** Of several versions, the one that the page describes: a request without a version may go to the canary. */
+function predictPath() {
+  const path = `predict/${encodeURIComponent(model.name)}`;
+  return model.versions.length > 1 ? `${path}/versions/${model.version}` : path;
+}
+
 async function predict() {
   waiting?.abort();
   const mine = (waiting = new AbortController());
@@ -271,7 +278,7 @@ async function predict() {
     }
     describeCall();
     const start = performance.now();
-    const answer = await ask(`predict/${encodeURIComponent(model.name)}`, options);
+    const answer = await ask(predictPath(), options);
     if (mine === waiting) show(answer, performance.now() - start);
   } catch (error) {
     if (mine === waiting && error.name !== "AbortError") fail(error);
@@ -373,7 +380,7 @@ function percent(value) {
 // ---------------------------------------------------------------- the call
 
 async function describeCall() {
-  const url = address(`predict/${encodeURIComponent(model.name)}`);
+  const url = address(predictPath());
   if (takesPicture(model)) {
     byId("curl").textContent = `curl -F file=@${quote(widgets[0].value()?.name ?? "picture.png")} ${url}`;
     return;

@@ -31,7 +31,7 @@ def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
 
     Raises ManifestError if it is unclear which model that is.
     """
-    pictures = [model for model in catalogue if takes_image(model.manifest)]
+    pictures = [model.manifest.name for model in catalogue if takes_image(model.manifest)]
     chosen = rows_model([model.manifest for model in catalogue], wanted)
     blueprint = Blueprint("articles", __name__)
 
@@ -43,14 +43,15 @@ def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
         picture = read_upload(request)
         if not pictures:
             raise InputError("no model of this server takes a picture; GET /models lists what they take")
-        return json_response([verdict(model.manifest, model.from_upload(picture)) for model in pictures])
+        models = filter(None, [catalogue.choose(name) for name in pictures])
+        return json_response([verdict(model.manifest, model.from_upload(picture)) for model in models])
 
     def _rows() -> Response:
         body = read_json(request)
         if "X" not in body:
             raise InputError('no X in the body; send {"X": "1 0|1 1"}, or a picture in the form field file')
         rows = parse_rows(body["X"])
-        model = catalogue.get(chosen.name) if chosen else None
+        model = catalogue.choose(chosen.name) if chosen else None
         if model is None:
             raise InputError("no model of this server takes rows of unnamed numbers; GET /models lists what they take")
         outputs = model.from_rows(rows)

@@ -55,8 +55,7 @@ def inference(catalogue: Catalogue) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("inference", __name__, url_prefix="/v2")
 
-    def model_named(name: str, version: str | None) -> Model:
-        model = catalogue.get(name, version)
+    def found(model: Model | None, name: str) -> Model:
         if model is None:
             raise NotFound(_missing(catalogue, name))
         return model
@@ -77,11 +76,11 @@ def inference(catalogue: Catalogue) -> Blueprint:
     @blueprint.get("/models/<name>")
     @blueprint.get("/models/<name>/versions/<version>")
     def metadata(name: str, version: str | None = None) -> Response:
-        manifest = model_named(name, version).manifest
+        manifest = found(catalogue.get(name, version), name).manifest
         return json_response(
             {
                 "name": name,
-                "versions": [one.manifest.version for one in _versions(catalogue, name)],
+                "versions": list(catalogue.versions(name)),
                 "platform": PLATFORMS.get(manifest.engine, manifest.engine),
                 "inputs": [_described(spec) for spec in manifest.inputs],
                 "outputs": [_described(spec) for spec in manifest.outputs],
@@ -91,13 +90,13 @@ def inference(catalogue: Catalogue) -> Blueprint:
     @blueprint.get("/models/<name>/ready")
     @blueprint.get("/models/<name>/versions/<version>/ready")
     def model_ready(name: str, version: str | None = None) -> Response:
-        reason = model_named(name, version).check(all_examples=False)
+        reason = found(catalogue.get(name, version), name).check(all_examples=False)
         return _readiness({"name": name, "ready": True}, {name: reason} if reason else {})
 
     @blueprint.post("/models/<name>/infer")
     @blueprint.post("/models/<name>/versions/<version>/infer")
     def infer(name: str, version: str | None = None) -> Response:
-        model = model_named(name, version)
+        model = found(catalogue.choose(name, version), name)
         question = _question(model.manifest, request)
         return _answer(model, question, model.from_tensors(question.tensors))
 
@@ -105,7 +104,7 @@ def inference(catalogue: Catalogue) -> Blueprint:
     def index() -> Response:
         body = read_body(request)
         only_ready = _flag(parse_json(body) if body else {}, "ready", "")
-        models = [_indexed(model) for name in catalogue.names() for model in _versions(catalogue, name)]
+        models = [_indexed(model) for name in catalogue.names() for model in catalogue.versions(name).values()]
         return json_response([model for model in models if model["state"] == "READY" or not only_ready])
 
     @blueprint.post("/repository/models/<name>/<any(load,unload):verb>")
@@ -115,14 +114,8 @@ def inference(catalogue: Catalogue) -> Blueprint:
     return blueprint
 
 
-def _versions(catalogue: Catalogue, name: str) -> list[Model]:
-    """Return the model in each of its versions."""
-    model = catalogue.get(name)
-    return [model] if model else []
-
-
 def _missing(catalogue: Catalogue, name: str) -> str:
-    versions = ", ".join(model.manifest.version for model in _versions(catalogue, name))
+    versions = ", ".join(catalogue.versions(name))
     if versions:
         return f"there is no such version of the model {name}; the versions are {versions}"
     hint = nearest(name, catalogue.names())

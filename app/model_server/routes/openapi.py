@@ -19,11 +19,11 @@ from ..bodies import json_response
 from ..catalogue import Catalogue, Model
 from ..engines import Tensors
 from ..inputs import takes_image
-from ..manifest import Manifest, TensorSpec, rows_model
+from ..manifest import STABLE, Manifest, TensorSpec, rows_model
 from ..requests import TIMEOUT_HEADER
 from ..schemas import Sample, Schema, by_name
 from .inference import DATATYPES
-from .tfserving import LABEL, has_signature
+from .tfserving import has_signature
 
 # A larger example is left out: nobody reads it.
 EXAMPLE_BYTES = 4096
@@ -93,7 +93,12 @@ def _document(models: list[Model], wanted: str) -> dict[str, Any]:
     articles = _articles(manifests, samples, rows_model(manifests, wanted))
     tfserving = [_tfserving(manifest, samples[manifest.name]) for manifest in manifests]
     inference = [_inference(manifest, samples[manifest.name]) for manifest in manifests]
-    general = [_tfserving_models(manifests), _inference_server(manifests), _server(manifests, samples)]
+    general = [
+        _prediction_versions(manifests),
+        _tfserving_models(manifests),
+        _inference_server(manifests),
+        _server(manifests, samples),
+    ]
     paths: Paths = {}
     for part in [*own, articles, *tfserving, *inference, *general]:
         paths |= part
@@ -103,7 +108,7 @@ def _document(models: list[Model], wanted: str) -> dict[str, Any]:
             "title": "Slipway",
             "version": "",
             "description": "Every answer has the header X-Request-ID: the client's, if it sends one, else a new one. "
-            "Every answer of a model has the header X-Model-Version.",
+            "Every answer of a model has the headers X-Model and X-Model-Version.",
         },
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
@@ -161,6 +166,26 @@ def _predictions(manifest: Manifest, samples: list[Sample]) -> Paths:
         body=(_uploads(name, samples) if takes_image(manifest) else {}) | body,
     )
     return {f"/predict/{name}": {"post": operation}}
+
+
+def _prediction_versions(manifests: list[Manifest]) -> Paths:
+    model = _parameter("model", manifests[0].name, [manifest.name for manifest in manifests])
+    body = _json(OBJECT) | {"image/*": {"schema": {}}, "multipart/form-data": {"schema": OBJECT}}
+    return {
+        f"/predict/{{model}}/{where}s/{{{where}}}": {
+            "post": _operation(
+                PREDICTIONS,
+                f"predict_{where}",
+                f"Ask a model by {where}",
+                _json(OBJECT),
+                description=f"Bodies and answers are those of the addresses without a {where}.",
+                body=body,
+                parameters=[model, _parameter(where, example)],
+                errors=[*ERRORS],
+            )
+        }
+        for where, example in (("version", manifests[0].version), ("label", STABLE))
+    }
 
 
 def _articles(manifests: list[Manifest], samples: dict[str, list[Sample]], chosen: Manifest | None) -> Paths:
@@ -256,7 +281,7 @@ def _tfserving(manifest: Manifest, samples: list[Sample]) -> Paths:
 def _tfserving_models(manifests: list[Manifest]) -> Paths:
     model = _parameter("model", manifests[0].name, [manifest.name for manifest in manifests])
     version = _parameter("version", manifests[0].version)
-    label = _parameter("label", LABEL)
+    label = _parameter("label", STABLE)
     state = by_name({"error_code": STRING, "error_message": STRING})
     states = {"type": "array", "items": by_name({"version": STRING, "state": STRING, "status": state})}
     status = _json(by_name({"model_version_status": states}))
@@ -393,6 +418,9 @@ def _server(manifests: list[Manifest], samples: dict[str, list[Sample]]) -> Path
     model = by_name(
         dict.fromkeys(texts, STRING)
         | {
+            "versions": STRINGS,
+            "labels": {"type": "object", "additionalProperties": STRING},
+            "canary_share": {"type": "number"},
             "inputs": {"type": "array", "items": inputs},
             "outputs": {"type": "array", "items": outputs},
             "examples": {"type": "array", "items": by_name({"name": STRING, "row": {}})},

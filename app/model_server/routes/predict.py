@@ -1,4 +1,4 @@
-"""GET /models, POST /predict/NAME: Slipway's own API, which answers with labels and probabilities."""
+"""GET /models, POST /predict/NAME and for its versions: Slipway's own API, which answers labels and probabilities."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ def predict(catalogue: Catalogue) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("predict", __name__)
 
-    def model_named(name: str) -> Model:
-        model = catalogue.get(name)
-        if model is None:
+    def found(model: Model | None, name: str, version: str | None = None, label: str | None = None) -> Model:
+        if model:
+            return model
+        if name not in catalogue.names():
             hint = nearest(name, catalogue.names())
             raise NotFound(f"there is no model {name}{hint}; the models are {', '.join(catalogue.names())}")
-        return model
+        if version is not None:
+            raise NotFound(
+                f"the model {name} has no version {version}; its versions are {', '.join(catalogue.versions(name))}"
+            )
+        raise NotFound(f"the model {name} has no label {label}; its labels are {', '.join(catalogue.labels(name))}")
 
     @blueprint.get("/models")
     def models() -> Response:
-        return json_response({"models": [_described(model.manifest) for model in catalogue]})
+        return json_response({"models": [_described(model.manifest, catalogue) for model in catalogue]})
 
     @blueprint.get("/models/<name>/<path:path>")
     def example(name: str, path: str) -> Response:
-        model = model_named(name)
+        model = found(catalogue.get(name), name)
         if path not in {file for one in model.manifest.examples for file in example_files(one.input)}:
             raise NotFound(f"the model {name} has no example {path}; GET /models lists its examples")
         kind = mimetypes.guess_type(path)[0] or ""
@@ -44,8 +49,10 @@ def predict(catalogue: Catalogue) -> Blueprint:
         )
 
     @blueprint.post("/predict/<name>")
-    def answer(name: str) -> Response:
-        model = model_named(name)
+    @blueprint.post("/predict/<name>/versions/<version>")
+    @blueprint.post("/predict/<name>/labels/<label>")
+    def answer(name: str, version: str | None = None, label: str | None = None) -> Response:
+        model = found(catalogue.choose(name, version, label), name, version, label)
         start = time.perf_counter()
         if is_upload(request):
             outputs, count = model.from_upload(read_upload(request)), 1
@@ -71,12 +78,16 @@ def _rows(body: dict[str, Any]) -> list[Any] | np.ndarray:
     )
 
 
-def _described(manifest: Manifest) -> dict[str, Any]:
+def _described(manifest: Manifest, catalogue: Catalogue) -> dict[str, Any]:
+    """Return what clients have to know of a model: of its default version, but for the list of versions and labels."""
     return {
         "name": manifest.name,
         "title": manifest.title,
         "description": manifest.description,
         "version": manifest.version,
+        "versions": list(catalogue.versions(manifest.name)),
+        "labels": catalogue.labels(manifest.name),
+        "canary_share": catalogue.canary_share(manifest.name),
         "engine": manifest.engine,
         "source_format": manifest.source_format,
         "inputs": [_input(spec) for spec in manifest.inputs],

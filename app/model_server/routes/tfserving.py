@@ -26,8 +26,6 @@ PATH = re.compile(
     r"(?:(?P<metadata>/metadata)|:(?P<verb>predict|classify|regress))?",
     re.IGNORECASE,
 )
-# The label that TensorFlow Serving's guide gives to the version in production. Here a model's only version has it.
-LABEL = "stable"
 DTYPES = {
     "float16": "DT_HALF",
     "float32": "DT_FLOAT",
@@ -56,14 +54,21 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
                 f"Malformed request: {request.method} /{path}. Ask with POST /v1/models/NAME:predict, "
                 "GET /v1/models/NAME or GET /v1/models/NAME/metadata."
             )
-        if parts["label"] not in (None, LABEL):
-            raise InputError(f"Unrecognized servable version label: {parts['label']}; here it is {LABEL}")
+        name, label = parts["name"], parts["label"]
         version = parts["version"] and (parts["version"].lstrip("0") or "0")
-        model = catalogue.get(parts["name"], version)
+        versions = catalogue.versions(name)
+        if label and versions and label not in catalogue.labels(name):
+            known = ", ".join(catalogue.labels(name))
+            raise InputError(f"Unrecognized servable version label: {label}; the labels of {name} are {known}")
+        find = catalogue.choose if parts["verb"] else catalogue.get
+        model = find(name, version, label)
         if model is None:
-            raise NotFound(_missing(parts["name"], version, parts["verb"] or parts["metadata"]))
+            raise NotFound(_missing(name, version, parts["verb"] or parts["metadata"]))
+        if parts["metadata"]:
+            return json_response(_metadata(model.manifest))
         if parts["verb"] is None:
-            return json_response(_metadata(model.manifest) if parts["metadata"] else _status(model))
+            # TensorFlow Serving lists the newest first.
+            return json_response(_status([model] if version or label else [*reversed(versions.values())]))
         verb = parts["verb"].lower()
         body = read_json(request)
         _check_signature(model.manifest, body)
@@ -191,15 +196,16 @@ def _missing(name: str, version: str | None, asked: str | None) -> str:
     return f"Could not find {f'version {version}' if version else 'any versions'} of model {name}"
 
 
-def _status(model: Model) -> dict[str, Any]:
-    reason = model.check(all_examples=False)
+def _status(models: list[Model]) -> dict[str, Any]:
+    reasons = {model.manifest.version: model.check(all_examples=False) for model in models}
     return {
         "model_version_status": [
             {
-                "version": model.manifest.version,
+                "version": version,
                 "state": "END" if reason else "AVAILABLE",
                 "status": {"error_code": "UNKNOWN" if reason else "OK", "error_message": reason or ""},
             }
+            for version, reason in reasons.items()
         ]
     }
 
