@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,9 +34,10 @@ def test_files_are_known_by_their_path_below_the_folder() -> None:
 
 
 def test_every_file_and_folder_that_no_model_is_built_from_is_a_fault() -> None:
-    files = ["My Cats/cats.keras", "cats/model.yaml", "cats/sub/model.yaml", "dogs/model.yml", "stray.h5"]
+    files = ["My Cats/cats.keras", "cats/model.yaml", "cats/sub/model.yaml", "dogs/2/model.yaml", "stray.h5"]
     assert MODELS.model_faults(files, ["My Cats", "cats", "dogs", "empty"], "/m") == [
         "/m/cats/model.yaml is ignored. Rename it to model.yml.",
+        "/m/dogs/2/model.yaml is ignored. Rename it to model.yml.",
         "/m/stray.h5 is beside the model folders. Move it into a folder of its own.",
         "/m/My Cats has a name that cannot be part of an address."
         " Rename it, with lower-case letters, digits, _ and - only.",
@@ -46,8 +48,20 @@ def test_every_file_and_folder_that_no_model_is_built_from_is_a_fault() -> None:
     assert MODELS.model_faults([], [], "/m") == ["/m has no models. Put each model into a folder of its own there."]
 
 
-def hashes(app: dict[str, str] = APP, models: dict[str, str] = FILES, **others: str) -> dict[str, Any]:
-    settings = {"base": "sha256:b", "architecture": "amd64", "compile_task": "compile"} | others
+VERSIONS = {
+    "cats/1/cats.keras": "1",
+    "cats/10/cats.keras": "10",
+    "cats/2/cats.keras": "2",
+    "cats/examples/tom.png": "e",
+    "cats/model.yml": "c",
+    "dogs/dogs.h5": "3",
+    "dogs/model.yml": "4",
+}
+CARDS = {"cats": "title: Cats"}
+
+
+def hashes(app: dict[str, str] = APP, models: dict[str, str] = FILES, **others: Any) -> dict[str, Any]:
+    settings = {"base": "sha256:b", "architecture": "amd64", "compile_task": "compile", "cards": {}} | others
     found: dict[str, Any] = MODELS.content_hashes(app, models, **settings)
     return found
 
@@ -78,6 +92,75 @@ def test_a_name_has_the_hash_of_what_goes_in_and_of_nothing_else() -> None:
     assert runtime != MODELS.runtime_hash(APP, "sha256:b", "litert onnx")
 
 
+def changed_versions(**inputs: Any) -> set[str]:
+    """Which parts of two models, one with versions, are compiled anew, added or removed."""
+    before, after = (set(hashes(**all_)["compiled"]) for all_ in ({"models": VERSIONS, "cards": CARDS}, inputs))
+    return {part.rpartition("-")[0] for part in before ^ after}
+
+
+def test_each_version_of_a_model_has_the_hash_of_what_goes_into_it() -> None:
+    plain = {"models": VERSIONS, "cards": CARDS}
+    assert list(hashes(**plain)["versions"]) == ["cats", "cats.1", "cats.2", "cats.10", "dogs"]
+    assert hashes(**plain)["models"] == ["cats", "dogs"]
+    assert changed_versions(**plain) == set()
+    assert changed_versions(models=VERSIONS | {"cats/2/cats.keras": "x"}, cards=CARDS) == {"cats.2"}
+    assert changed_versions(models=VERSIONS | {"cats/examples/tom.png": "x"}, cards=CARDS) == {
+        "cats.1",
+        "cats.2",
+        "cats.10",
+    }
+    # labels, which are on the card, but not in what the versions get of it
+    assert changed_versions(models=VERSIONS | {"cats/model.yml": "x"}, cards=CARDS) == {"cats"}
+    assert changed_versions(models=VERSIONS | {"cats/model.yml": "x"}, cards={"cats": "title: x"}) == {
+        "cats",
+        "cats.1",
+        "cats.2",
+        "cats.10",
+    }
+    own = VERSIONS | {"cats/2/model.yml": "o"}
+    assert changed_versions(models=own, cards=CARDS) == {"cats.2"}
+    before, after = (hashes(models=own, cards={"cats": text})["versions"]["cats.2"] for text in ("a", "b"))
+    assert before == after
+    fewer = {path: checksum for path, checksum in VERSIONS.items() if "/10/" not in path}
+    assert changed_versions(models=fewer, cards=CARDS) == {"cats", "cats.10"}
+
+
+@pytest.mark.parametrize(
+    ("card", "other", "equal"),
+    [
+        (
+            "title: a\nexamples: []\n",
+            "title: a\nversions:\n  labels: {b: 1}\n\n  canary_share: 0.1\nexamples: []",
+            True,
+        ),
+        ("title: a\n", "title: a\n# labels\nversions: {labels: {b: 1}} # of the folders\n", True),
+        ("{title: a}", "{title: a, versions: {labels: {b: 1}}}", True),
+        ("title: a", "title: b", False),
+        ("labels: ['7', no]", "labels: [7, no]", False),
+        ("labels: [no]", "labels: [false]", False),
+        ("text: |\n  versions: 3\n", "text: |\n  versions: 4\n", False),
+        ("title: [a\nversions: {}\n", "title: [a\nversions: {b: 1}\n", False),
+        ("- a", "- b", False),
+    ],
+)
+def test_a_version_gets_of_the_shared_card_what_is_not_about_versions(
+    tmp_path: Path, card: str, other: str, equal: bool
+) -> None:
+    for name, text in (("cats", card), ("dogs", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.yml").write_text(text)
+    files = ["cats/1/cats.keras", "dogs/1/dogs.keras", "none/1/none.keras", "unversioned/model.yml"]
+    cards = MODELS.versioned_cards(files, str(tmp_path))
+    assert cards.keys() == {"cats", "dogs"}
+    assert (cards["cats"] == cards["dogs"]) == equal
+
+
+def test_models_of_which_a_part_was_not_compiled_are_left_out() -> None:
+    parts = ["cats-01", "cats.1-02", "cats.2-03", "cats-even-04", "dogs-05"]
+    assert MODELS.whole_models(parts, ["cats-01", "cats.1-02", "cats-even-04", "other-06"]) == ["cats-even-04"]
+    assert MODELS.whole_models(parts, parts) == parts
+
+
 def test_a_model_is_compiled_anew_when_anything_that_the_compiler_imports_changes() -> None:
     package = ROOT / "app/model_server"
     waiting, seen = list((package / "compile").glob("*.py")), set()
@@ -104,10 +187,21 @@ def test_what_the_compiler_refused_is_said_with_the_paths_of_this_machine() -> N
             "stderr": "noise\nERROR /models/dogs/model.yml: titel\nERROR /models/dogs/model.yml: see /x/models/y\n",
         },
         {"model_image_compiling": "wine-red-0123456789ab", "rc": 137, "stderr": "Compiling wine-red …"},
+        {"model_image_compiling": "rice.2-0123456789ab", "rc": 137, "stderr": "Compiling rice.2 …"},
+        {"model_image_compiling": "ham.1-0123456789ab", "rc": 1, "stderr": "ERROR /models/ham/model.yml: titel"},
+        {
+            "model_image_compiling": "ham.2-0123456789ab",
+            "rc": 1,
+            "stderr": "ERROR /models/ham/model.yml: titel\nERROR /models/ham/2: none",
+        },
+        {"model_image_compiling": "ham-0123456789ab", "rc": 1, "stderr": "ERROR /models/ham/model.yml: titel"},
     ]
     assert MODELS.compile_faults(results, r"/a\1b") == [
         "/a\\1b/dogs/model.yml: titel\n/a\\1b/dogs/model.yml: see /x/models/y",
         "/a\\1b/wine-red was not compiled (exit code 137): Compiling wine-red …",
+        "/a\\1b/rice/2 was not compiled (exit code 137): Compiling rice.2 …",
+        "/a\\1b/ham/model.yml: titel",
+        "/a\\1b/ham/2: none",
     ]
 
 

@@ -219,8 +219,8 @@ def test_the_engine_says_what_it_cannot_limit() -> None:
 
 
 def test_a_release_is_read_from_its_image_and_containers() -> None:
-    image = {"Config": {"Labels": {"slipway.models": "digits-0a1b xor-2c3d digits_even-ff"}}}
-    assert STATE.models(image) == {"digits": "0a1b", "xor": "2c3d", "digits_even": "ff"}
+    image = {"Config": {"Labels": {"slipway.models": "digits-0a1b xor-2c3d xor.10-4e5f digits_even-ff"}}}
+    assert STATE.models(image) == {"digits": "0a1b", "xor": "2c3d", "xor.10": "4e5f", "digits_even": "ff"}
     assert STATE.models({"Config": {"Labels": None}}) == {}
 
 

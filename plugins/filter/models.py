@@ -7,13 +7,22 @@ import json
 import os.path
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+# A model's files in a numbered folder are one version of it; what is beside these folders is shared.
+VERSION_FILE = re.compile(r"([^/]+)/(0|[1-9][0-9]*)/.+")
+CARD = "model.yml"
+# What the role compiles by itself is named as its model, cats-0a1b, or as a version, cats.2-0a1b.
+AFTER_MODEL = re.compile(r"(\.[0-9]+)?-[0-9a-f]+$")
 
 # Which files of app/ go into what.
 TOOLCHAIN = re.compile(r"Dockerfile|pip-install|requirements/toolchain")
 COMPILER = re.compile(r"model_server/(compile|manifest|engines|inputs|answers)")
+ANY = re.compile("")
 IMAGE = re.compile(r"Dockerfile|pip-install|requirements/(?!test)|model_server/")
 
 # The images that pruning is about; base images, hosts and tests have names of the same kind.
@@ -51,8 +60,8 @@ def model_faults(models: Iterable[str], folders: Iterable[str], where: str) -> l
             faults.append(f"{where}/{path} is beside the model folders. Move it into a folder of its own.")
             continue
         full.add(folder)
-        if file == "model.yaml":
-            faults.append(f"{where}/{path} is ignored. Rename it to model.yml.")
+        if file == "model.yaml" or (VERSION_FILE.fullmatch(path) and file.partition("/")[2] == "model.yaml"):
+            faults.append(f"{where}/{path} is ignored. Rename it to {CARD}.")
     for folder in sorted({*folders, *full}):
         if folder not in full:
             faults.append(f"{where}/{folder} is empty. Add a model, or remove the folder.")
@@ -70,27 +79,86 @@ def _sha256(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _lines(sums: Mapping[str, str], pattern: re.Pattern[str]) -> list[str]:
+def _lines(sums: Mapping[str, str], pattern: re.Pattern[str] = ANY) -> list[str]:
     return sorted(f"{path} {checksum}" for path, checksum in sums.items() if pattern.match(path))
 
 
+def versioned_cards(models: Iterable[str], folder: str) -> dict[str, str]:
+    """Return the cards in `folder` that several versions of a model share, without what they say of the versions.
+
+    So a version is not compiled anew when labels move. `models` are paths relative to the folder.
+    """
+    cards = {}
+    for name in sorted({match[1] for path in models if (match := VERSION_FILE.fullmatch(path))}):
+        path = Path(folder, name, CARD)
+        if path.exists():
+            cards[name] = _without_versions(path.read_text(encoding="utf-8", errors="replace"))
+    return cards
+
+
+def _without_versions(card: str) -> str:
+    try:
+        root = yaml.compose(card, yaml.BaseLoader)
+    except yaml.YAMLError:  # for the compiler to report
+        return card
+    if not isinstance(root, yaml.MappingNode):
+        return card
+    root.value = [(key, value) for key, value in root.value if key.value != "versions"]
+    return yaml.serialize(root, Dumper=yaml.BaseDumper, allow_unicode=True)
+
+
 def content_hashes(
-    app: Mapping[str, str], models: Mapping[str, str], base: str, architecture: str, compile_task: str
+    app: Mapping[str, str],
+    models: Mapping[str, str],
+    base: str,
+    architecture: str,
+    compile_task: str,
+    cards: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the hash of all that goes into the toolchain, into each compiled model and into the image.
 
-    `app` and `models` are checksums by path, `base` is the base image's id and `compile_task` the text of the task that
-    runs the compiler.
+    `app` and `models` are checksums by path, `base` is the base image's id, `compile_task` the text of the task that
+    runs the compiler, and `cards` are what `versioned_cards` returns.
     """
     toolchain = _sha256([base, *_lines(app, TOOLCHAIN)])[:12]
     compiler = _sha256([toolchain, compile_task, *_lines(app, COMPILER)])
+    names = model_names(models)
     versions = {
-        name: _sha256([compiler, *_lines(models, re.compile(re.escape(f"{name}/")))])[:12]
-        for name in model_names(models)
+        part: _sha256([compiler, *lines])[:12]
+        for name in names
+        for part, lines in _parts(name, models, cards.get(name, "")).items()
     }
-    compiled = [f"{name}-{version}" for name, version in versions.items()]
+    compiled = [f"{part}-{version}" for part, version in versions.items()]
     image = _sha256([base, architecture, *_lines(app, IMAGE), *compiled])[:12]
-    return {"toolchain": toolchain, "versions": versions, "compiled": compiled, "image": image}
+    return {"toolchain": toolchain, "models": names, "versions": versions, "compiled": compiled, "image": image}
+
+
+def _parts(name: str, models: Mapping[str, str], card: str) -> dict[str, list[str]]:
+    """Return what goes into each part of a model that is compiled by itself: the model if it has no versions, else each
+    version, and under the model's name what its card says of them.
+    """
+    files = {path: checksum for path, checksum in models.items() if path.startswith(f"{name}/")}
+    versions: dict[str, dict[str, str]] = {}
+    shared = {}
+    for path, checksum in files.items():
+        match = VERSION_FILE.fullmatch(path)
+        (versions.setdefault(match[2], {}) if match else shared)[path] = checksum
+    if not versions:
+        return {name: _lines(files)}
+    model_card = shared.pop(f"{name}/{CARD}", "")
+    numbers = sorted(versions, key=int)
+    parts = {name: [model_card, *numbers]}
+    for number in numbers:
+        own = f"{name}/{number}/{CARD}" in files
+        parts[f"{name}.{number}"] = [*_lines(shared | versions[number]), "" if own else card]
+    return parts
+
+
+def whole_models(compiled: Iterable[str], reports: Iterable[str]) -> list[str]:
+    """Return the parts in `compiled` of those models of which every part has a report: nothing of them is missing."""
+    parts = list(compiled)
+    broken = {AFTER_MODEL.sub("", part) for part in set(parts) - set(reports)}
+    return [part for part in parts if AFTER_MODEL.sub("", part) not in broken]
 
 
 def runtime_hash(app: Mapping[str, str], base: str, engines: str) -> str:
@@ -104,6 +172,7 @@ def compile_faults(results: Iterable[Mapping[str, Any]], where: str) -> list[str
     `results` are those of the task that ran it: `model_image_compiling`, `rc` and `stderr` of each model.
     """
     faults = []
+    known: set[str] = set()
     for result in results:
         if result.get("rc") == 0:
             continue
@@ -111,9 +180,12 @@ def compile_faults(results: Iterable[Mapping[str, Any]], where: str) -> list[str
         errors = re.search(r"^ERROR .*", said, re.MULTILINE | re.DOTALL)
         if errors:
             text = re.sub(r"^ERROR ", "", errors.group(), flags=re.MULTILINE)
-            faults.append(re.sub(r"(?<!\S)/models/", lambda _: f"{where}/", text))
+            # Each version of a model reports the mistakes of the card that they share.
+            lines = [line for line in text.splitlines() if line not in known]
+            known |= {*lines}
+            faults += [re.sub(r"(?<!\S)/models/", lambda _: f"{where}/", "\n".join(lines))] if lines else []
         else:
-            name = result["model_image_compiling"].rpartition("-")[0]
+            name = result["model_image_compiling"].rpartition("-")[0].replace(".", "/")
             faults.append(f"{where}/{name} was not compiled (exit code {result.get('rc')}): {said}")
     return faults
 
@@ -179,4 +251,6 @@ class FilterModule:
             "model_faults": model_faults,
             "prune_plan": prune_plan,
             "runtime_hash": runtime_hash,
+            "versioned_cards": versioned_cards,
+            "whole_models": whole_models,
         }

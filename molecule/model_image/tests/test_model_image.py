@@ -228,6 +228,34 @@ def test_a_check_of_one_model_leaves_the_others_alone(models: Path, run_roles: C
     assert "No model nowhere is in" in outcome.failure and "digits_even, spoilt, wine, xor" in outcome.failure
 
 
+def test_each_version_of_a_model_is_compiled_alone_and_none_when_a_label_moves(
+    models: Path, run_roles: Callable
+) -> None:
+    card = models / "xor/model.yml"
+    shared = f"{card.read_text()}# {models}\n"
+    card.write_text(shared)
+    for version in ("1", "2"):
+        (models / "xor" / version).mkdir()
+        for name in ("model.json", "model.h5"):
+            shutil.copyfile(models / "xor" / name, models / "xor" / version / name)
+
+    def compiled() -> set[str]:
+        start = time.time()
+        outcome = run_roles("model_image/check", model_image_models=str(models), _model_image_only="xor")
+        assert outcome.failure == ""
+        assert rows(outcome.said) == ["xor.1", "xor.2"]
+        # Other checks may compile the shipped xor meanwhile, which has no versions.
+        return {name.rpartition("-")[0] for name in compiled_models("-newermt", f"@{start}", "-name", "xor*")}
+
+    outcome = run_roles("model_image/check", model_image_models=str(models), _model_image_only="xor")
+    assert f"{models}/xor/model.json: is beside the model's versions" in outcome.failure
+    for name in ("model.json", "model.h5"):
+        (models / "xor" / name).unlink()
+    assert compiled() == {"xor", "xor.1", "xor.2"}
+    card.write_text(f"{shared}versions: {{labels: {{stable: 1, canary: 2}}, canary_share: 0.1}}\n")
+    assert compiled() == {"xor"}
+
+
 def test_models_that_cannot_be_served_together_are_a_fault(models: Path, run_roles: Callable) -> None:
     shutil.copytree(models / "xor", models / "xor_again")
     outcome = run_roles("model_image/check", model_image_models=str(models))
