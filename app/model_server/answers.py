@@ -10,6 +10,12 @@ import numpy as np
 from .engines import Tensors
 from .manifest import Example, Manifest, OutputSpec
 
+# Of a longer answer this many numbers are recorded, evenly spread. The manifest stays small, and an engine that answers
+# a mask wrongly is wrong in more places than a few.
+RECORDED = 1024
+# The least difference that a recorded answer allows: by so much engines differ from each other.
+RECORDED_TOLERANCE = 1e-4
+
 
 def decode(manifest: Manifest, outputs: Tensors, row: int = 0) -> dict[str, dict[str, Any]]:
     """Return the answer to one row of the batch, by output name.
@@ -31,16 +37,27 @@ def check_expected(manifest: Manifest, outputs: Tensors, example: Example) -> st
     """Compare a batch of one with what the example expects; return None if it is right, else the reason.
 
     A text is compared with the label; an integer with the index of a "classes" or "binary" output; other numbers and
-    lists with the values, each within the example's tolerance.
+    lists with the values, each within the example's tolerance. A recorded answer is compared with the values.
     """
     known = {spec.name: spec for spec in manifest.outputs}
     for name, expected in example.expect.items():
         if name not in known:
             return f"example {example.name} expects an output {name}; the model has {', '.join(known)}"
-        reason = _mismatch(known[name], outputs[name][0, ...], expected, example.tolerance)
-        if reason:
-            return f"example {example.name}: {name} should be {expected}, {reason}"
+        values = outputs[name][0, ...]
+        if isinstance(expected, dict):
+            if reason := _mismatch_recorded(values, expected, example.tolerance):
+                return f"example {example.name}: {name} is not the recorded answer: {reason}"
+        elif reason := _mismatch(known[name], values, expected, example.tolerance):
+            return f"example {example.name}: {name} should be {_short(expected)}, {reason}"
     return None
+
+
+def record(manifest: Manifest, outputs: Tensors) -> dict[str, Any]:
+    """Return the answer, a batch of one, as an example's `expect`: each output's shape and at most RECORDED values.
+
+    Floats have six digits: more than enough to compare, and the same on processors that differ in the last bits.
+    """
+    return {spec.name: _recorded(outputs[spec.name][0]) for spec in manifest.outputs}
 
 
 def all_finite(outputs: Tensors) -> bool:
@@ -71,6 +88,39 @@ def _text(values: np.ndarray) -> Any:
     return np.array(decoded, dtype=object).reshape(values.shape).tolist()
 
 
+def _recorded(values: np.ndarray) -> dict[str, Any]:
+    picked = _spread(values).tolist()
+    if values.dtype.kind == "f":
+        picked = [float(f"{value:.6g}") for value in picked]
+    return {"shape": list(values.shape), "values": picked}
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Return at most RECORDED of the values, evenly spread over all of them."""
+    flat: np.ndarray = np.ravel(_text(values) if values.dtype.kind in "OSU" else values)
+    return flat.take(np.linspace(0, flat.size - 1, min(flat.size, RECORDED)).round().astype(int))
+
+
+def _mismatch_recorded(values: np.ndarray, recorded: dict[str, Any], tolerance: float) -> str | None:
+    if list(values.shape) != recorded["shape"]:
+        return f"the shape is {list(values.shape)} instead of {recorded['shape']}"
+    found, wanted = _spread(values), recorded["values"]
+    if values.dtype.kind != "f":
+        wrong = [f"{one} instead of {other}" for one, other in zip(found.tolist(), wanted, strict=True) if one != other]
+        return _short(wrong[0]) if wrong else None
+    difference = np.abs(found.astype(float) - wanted)
+    allowed = max(RECORDED_TOLERANCE, tolerance * float(np.abs(wanted).max(initial=0.0)))
+    if (difference <= allowed).all():
+        return None
+    worst = int(difference.argmax())  # a NaN, if there is one
+    return f"{found[worst]:.6g} instead of {wanted[worst]:.6g} (off by {difference[worst]:.3g}, allowed {allowed:.3g})"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
 def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: float) -> str | None:
     answer = _decode(spec, values)
     by_label = isinstance(expected, str) or (isinstance(expected, bool | int) and spec.kind != "numbers")
@@ -79,7 +129,11 @@ def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: fl
         probability = f" (probability {answer['probability']:.3g})" if "probability" in answer else ""
         return None if given == expected else f"but is {given}{probability}"
     if values.dtype.kind in "OSU":
-        return None if np.array_equal(np.ravel(answer["values"]), np.ravel(expected)) else f"but is {answer['values']}"
+        return (
+            None
+            if np.array_equal(np.ravel(answer["values"]), np.ravel(expected))
+            else f"but is {_short(answer['values'])}"
+        )
     try:
         wanted = np.asarray(expected, dtype=float)
     except (TypeError, ValueError):
@@ -90,4 +144,6 @@ def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: fl
     difference = np.abs(found - wanted.ravel())
     difference[np.isnan(found) & np.isnan(wanted.ravel())] = 0
     worst = float(difference.max(initial=0.0)) if not np.isnan(difference).any() else math.nan
-    return None if worst <= tolerance else f"but is {answer['values']} (off by {worst:.3g}, allowed {tolerance:g})"
+    return (
+        None if worst <= tolerance else f"but is {_short(answer['values'])} (off by {worst:.3g}, allowed {tolerance:g})"
+    )

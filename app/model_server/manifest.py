@@ -73,8 +73,9 @@ class Example:
     """A question with its right answer.
 
     `input` is a row: a file's path below the compiled model's folder, a list of numbers, or a dict (column → number,
-    or input name → nested list or path). `expect` maps an output's name to a label, a number or a nested list.
-    `tolerance` is the largest difference of a number that still counts as right.
+    or input name → nested list or path). `expect` maps an output's name to a label, a number or a nested list, or to
+    the model's own answer as `answers.record` keeps it. `tolerance` is the largest difference of a number that still
+    counts as right; of a recorded answer, as a share of its largest number.
     """
 
     name: str

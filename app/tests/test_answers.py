@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import make_manifest
-from model_server.answers import check_expected, decode, verdict
+from model_server.answers import check_expected, decode, record, verdict
 from model_server.manifest import Example, InputSpec, OutputSpec
 
 INPUT = InputSpec("x", "float32", (-1, 1), "x", "tensor")
@@ -87,3 +89,46 @@ def test_wrong_answers_are_reported(expect: dict[str, Any], words: str) -> None:
 def test_nan_is_never_right() -> None:
     outputs = OUTPUTS | {"grams": np.array([[np.nan, 20.5]])}
     assert check_expected(MODEL, outputs, Example("e", None, {"grams": [10, 20.5]})) is not None
+
+
+def recorded(values: np.ndarray, tolerance: float = 0.01) -> Callable[[np.ndarray], str | None]:
+    """Record the answer `values`; return a function that compares another one with it."""
+    model = make_manifest([INPUT], [OutputSpec("y", str(values.dtype), (-1, *values.shape), "y", "numbers")])
+    expect = json.loads(json.dumps(record(model, {"y": values[None]})))
+    return lambda given: check_expected(model, {"y": given[None]}, Example("e", None, expect, tolerance))
+
+
+def test_a_recorded_answer_allows_a_share_of_its_largest_number() -> None:
+    check = recorded(np.array([20_000.25, 3, 0], np.float32))
+    assert check(np.array([20_150, 150, -150], np.float32)) is None
+    assert "250 instead of 3 (off by 247, allowed 200)" in (check(np.array([20_000, 250, 0], np.float32)) or "")
+    assert "nan instead of 0" in (check(np.array([20_000, 3, np.nan], np.float32)) or "")
+    assert "the shape is [2] instead of [3]" in (check(np.array([20_000, 3], np.float32)) or "")
+
+
+def test_recorded_zeros_allow_what_engines_differ_by() -> None:
+    check = recorded(np.zeros(2, np.float32), tolerance=0)
+    assert check(np.array([0, 5e-5], np.float32)) is None
+    assert check(np.array([0, 5e-4], np.float32)) is not None
+
+
+def test_recorded_integers_and_texts_must_be_equal() -> None:
+    assert recorded(np.array([70_000, 3]))(np.array([70_000, 3])) is None
+    assert "70001 instead of 70000" in (recorded(np.array([70_000, 3]))(np.array([70_001, 3])) or "")
+    words = np.array([b"cat", "h\u00e9".encode()], dtype=object)
+    assert recorded(words)(words.copy()) is None
+    assert "dog instead of cat" in (recorded(words)(np.array([b"dog", b"x"], dtype=object)) or "")
+
+
+def test_a_large_recorded_answer_is_small_and_still_held() -> None:
+    """A mask of 256 x 256: it is compared at points in every row and all over the columns."""
+    mask = np.random.default_rng(0).random((256, 256, 1)).astype(np.float32)
+    model = make_manifest([INPUT], [OutputSpec("y", "float32", (-1, 256, 256, 1), "y", "numbers")])
+    assert len(json.dumps(record(model, {"y": mask[None]}))) < 12_000
+    check = recorded(mask)
+    assert check(mask) is None
+    assert check(mask.transpose(1, 0, 2)) is not None
+    for spoilt in (np.s_[100], np.s_[:, 100:104], np.s_[:40, :40]):
+        wrong = mask.copy()
+        wrong[spoilt] += 0.5
+        assert check(wrong) is not None

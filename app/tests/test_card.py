@@ -95,7 +95,7 @@ def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
         ("outputs: {a: {kind: binary, labels: [a, b, c]}}", ["outputs.a.labels", "3 labels", "[no, yes]"]),
         ("outputs: {a: {kind: binary, threshold: 50}}", ["outputs.a.threshold", "between 0 and 1"]),
         ("examples: {input: 1}", ["examples", "not a list"]),
-        ("examples: [{input: 1}]", ["examples[0]", "expect is missing"]),
+        ("examples: [{expect: 1}]", ["examples[0]", "input is missing"]),
         ("examples: [{input: examples/tim.png, expect: 1}]", ["examples[0].input", "tim.png", "tom.png"]),
         ("examples: [{input: cats.keras, expect: 1}]", ["examples[0].input", "below examples/"]),
         (
@@ -112,7 +112,9 @@ def test_a_mistake_is_reported_with_its_remedy(folder: Path, card: str, told: li
 
 
 def test_all_mistakes_are_reported_at_once(folder: Path) -> None:
-    card = "{titel: a, allow_lambda: 1, outputs: {a: {kind: classes}}, examples: [{input: 1}, {expect: 1, extra: 2}]}"
+    card = (
+        "{titel: a, allow_lambda: 1, outputs: {a: {kind: classes}}, examples: [{tolerance: 1}, {expect: 1, extra: 2}]}"
+    )
     with pytest.raises(CardError) as error:
         load_card(write(folder, card))
     places = [message.removeprefix(f"{folder}/model.yml: ").partition(":")[0] for message in error.value.args]

@@ -21,13 +21,14 @@ import tensorflow as tf
 import tf_keras
 from keras import layers
 
+from model_server.answers import check_expected
 from model_server.compile import CompileError, build
 from model_server.compile.build import Report, compile_model
 from model_server.compile.card import CardError
 from model_server.compile.convert import CANDIDATES, to_onnx
 from model_server.compile.measure import choose, measure
 from model_server.compile.sources import Source
-from model_server.engines import Engine, Tensors, load_engine
+from model_server.engines import ENGINES, Engine, LiteRT, Tensors, load_engine
 from model_server.manifest import Manifest, read_manifest
 
 APP = Path(__file__).parents[1]
@@ -387,6 +388,46 @@ def test_an_output_without_a_batch_axis_is_refused(folder: Path, compiled: Path)
     x = keras.Input((3,))
     keras.Model(x, keras.ops.sum(x)).save(folder / "m.keras")
     assert "batch axis" in refusal(folder, compiled)
+
+
+# ---------------------------------------------------------------- examples
+
+
+def test_an_example_without_an_answer_gets_the_models_own(folder: Path, compiled: Path, tmp_path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, {"y": layers.Dense(2, name="a")(x), "many": layers.Dense(3000, name="b")(x)})
+    model.save(folder / "m.keras")
+    card(folder, "examples: [{input: [1, 2, 3, 4]}, {name: two, input: [0, 0, 0, 0], expect: {y: [0, 0]}}]")
+    report, manifest, run = served(folder, compiled)
+    assert report.recorded == 1
+    one, two = manifest.examples
+    own = model(np.array([[1, 2, 3, 4]], "float32"))
+    np.testing.assert_allclose(one.expect["y"]["values"], own["y"][0], rtol=1e-5)
+    assert one.expect["many"]["shape"] == [3000] and len(one.expect["many"]["values"]) < 2000
+    assert two.expect == {"y": [0, 0]}
+    assert (compiled / "m" / "manifest.json").stat().st_size < 50_000
+    answers = run({"x": np.array([[1, 2, 3, 4]], "float32")})
+    assert check_expected(manifest, answers, one) is None
+    assert "not the recorded answer" in (check_expected(manifest, answers | {"y": -answers["y"]}, one) or "")
+    compile_model(folder, tmp_path / "again")
+    assert tree(compiled / "m") == tree(tmp_path / "again" / "m")
+
+
+def test_an_engine_must_answer_the_examples_as_the_card_says(
+    folder: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dense()
+    model.save(folder / "m.keras")
+    exact = model(np.array([[1, 2, 3, 4]], "float32")).numpy()[0].tolist()
+    card(folder, f"examples: [{{input: [1, 2, 3, 4], expect: {exact}, tolerance: 1e-6}}]")
+
+    class Near(LiteRT):
+        def run(self, inputs: Tensors) -> Tensors:
+            return {name: value + 1e-5 for name, value in super().run(inputs).items()}
+
+    monkeypatch.setitem(ENGINES, "litert", Near)
+    report, manifest, _ = served(folder, compiled)
+    assert manifest.engine == "onnx" and "example 1: y should be" in report.refusals[0]
 
 
 # ---------------------------------------------------------------- code inside files

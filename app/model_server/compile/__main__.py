@@ -161,6 +161,8 @@ def _table(reports: list[Report]) -> str:
     for report in reports:
         lines += [f"{report.name}: {engine} would do {speed}" for engine, speed in report.others.items()]
         lines += [f"{report.name}: not by {refusal}" for refusal in report.refusals]
+        if report.recorded:
+            lines.append(f"{report.name}: the model's own answer was recorded for {report.recorded} of its examples")
     return "\n".join(line.rstrip() for line in lines)
 
 

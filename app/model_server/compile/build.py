@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..answers import check_expected
-from ..engines import Engine, Tensors, load_engine
+from ..answers import check_expected, record
+from ..engines import Engine, EngineError, Tensors, load_engine
 from ..inputs import InputError, encode_example, nearest
 from ..manifest import (
     CANARY,
@@ -72,7 +72,7 @@ class Report:
 
     `engine` is its name for people, `speed` how fast it is, `size` is in bytes, `largest_difference` is between the
     engine's answers and the model's own. `others` has the speed of each other engine that could serve the model, by its
-    name for people, and `refusals` say why the rest cannot.
+    name for people, `refusals` say why the rest cannot, and of `recorded` examples the answer is the model's own.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Report:
     seconds: float
     others: dict[str, str]
     refusals: tuple[str, ...]
+    recorded: int
 
 
 def compile_model(folder: Path, compiled: Path, version: str = "") -> Report:
@@ -135,6 +136,7 @@ def compile_model(folder: Path, compiled: Path, version: str = "") -> Report:
             if candidate.engine in choice.seconds and candidate != choice.candidate
         },
         refusals=choice.refusals,
+        recorded=sum(example.expect is None for example in card.examples),
     )
 
 
@@ -152,9 +154,12 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
         except InputError as error:
             raise CompileError(f"{card.path}: example {example.name}: {error}.") from None
     probes = make_probes(source, draft.inputs, encoded)
+    answers = {probe.name: probe.answer for probe in probes}
+    draft = replace(
+        draft, examples=tuple(_recorded(draft, one, answers[f"example {one.name}"]) for one in draft.examples)
+    )
     for example in draft.examples:
-        answer = next(probe.answer for probe in probes if probe.name == f"example {example.name}")
-        if wrong := check_expected(draft, answer, example):
+        if wrong := check_expected(draft, answers[f"example {example.name}"], example):
             raise CompileError(f"{card.path}: {wrong}. Correct the card, or train the model again.")
     choice = _choose(card, source, draft, folder, probes)
     return replace(draft, engine=choice.candidate.engine, file=choice.candidate.file), choice
@@ -201,11 +206,19 @@ def _try(
         candidate.convert(source, path)
         engine = load_engine(replace(draft, engine=candidate.engine, file=candidate.file), folder)
         difference = compare(engine, probes, draft.outputs)
+        inputs = {probe.name: probe.inputs for probe in probes}
+        for example in draft.examples:  # as the server will: an answer may be near enough to the model's, but not right
+            if wrong := check_expected(draft, engine.run(inputs[f"example {example.name}"]), example):
+                raise EngineError(wrong)
         engine.run(asked)
     except BaseException:
         _remove(path)
         raise
     return _Proven(candidate, engine, difference)
+
+
+def _recorded(draft: Manifest, example: Example, answer: Tensors) -> Example:
+    return example if example.expect else replace(example, expect=record(draft, answer))
 
 
 # ---------------------------------------------------------------- the card against the model
@@ -290,11 +303,17 @@ def _output(card: Card, spec: TensorSpec) -> OutputSpec:
 
 
 def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
-    """Yield the card's examples with `expect` by output name, which the card may leave out if there is one output."""
+    """Yield the card's examples with `expect` by output name, which the card may leave out if there is one output.
+
+    An example without `expect` has an empty one: the model's own answer is not known yet.
+    """
     known = {spec.name: spec for spec in outputs}
     for example in card.examples:
         where = f"{card.path}: example {example.name}: expect"
         expect: Any = example.expect
+        if expect is None:
+            yield Example(example.name, example.input, {}, example.tolerance)
+            continue
         if not isinstance(expect, dict):
             if len(outputs) > 1:
                 raise CompileError(
@@ -302,7 +321,7 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
                 )
             expect = {outputs[0].name: expect}
         if not expect:
-            raise CompileError(f"{where}: nothing is expected; name an output and its answer.")
+            raise CompileError(f"{where}: nothing is expected; name an output and its answer, or leave expect out.")
         for name, value in expect.items():
             if name not in known:
                 raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")

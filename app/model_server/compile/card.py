@@ -211,8 +211,17 @@ class ExampleCard(_Mapping):
 
     name: Text = Field("", description="By default, the example's number.")
     input: Any = Field(description="A picture's file below examples/, a number, nested lists, or an object of these.")
-    expect: Any = Field(description="A label, a number or a list of numbers; or an object of these, by output.")
-    tolerance: Number = Field(0.01, ge=0, description="The largest difference of a number that counts as right.")
+    expect: Any = Field(
+        None,
+        description="A label, a number or a list of numbers; or an object of these, by output. By default, what the "
+        "model itself answers when it is compiled.",
+    )
+    tolerance: Number = Field(
+        0.01,
+        ge=0,
+        description="The largest difference of a number that counts as right; without expect, as a share of the "
+        "answer's largest number.",
+    )
 
     @field_validator("input")
     @classmethod
