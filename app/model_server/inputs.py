@@ -105,11 +105,11 @@ def encode_example(manifest: Manifest, example: Example, folder: Path) -> Tensor
 
 
 def zeros(manifest: Manifest) -> Tensors:
-    """Return a batch of one to ask a model without examples: zeros or empty strings, each free size 1."""
+    """Return a batch of one to ask a model without examples: zeros or empty strings."""
     return {
-        spec.name: np.full([max(size, 1) for size in spec.shape], b"", object)
+        spec.name: np.full((1, *spec.row_shape), b"", object)
         if spec.dtype == "string"
-        else np.zeros([max(size, 1) for size in spec.shape], spec.dtype)
+        else np.zeros((1, *spec.row_shape), spec.dtype)
         for spec in manifest.inputs
     }
 

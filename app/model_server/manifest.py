@@ -51,6 +51,7 @@ class InputSpec(TensorSpec):
     """An input. `kind` is "tensor", "image" (a pixel, 0 … 255, becomes pixel * scale + offset) or "columns".
 
     `columns` names the numbers of a row, in their order. `color` is "grayscale" or "rgb", for an image only.
+    `row_shape` is the shape of a row that the model took when it was compiled: of free sizes, one that is large enough.
     """
 
     color: str = ""
@@ -58,6 +59,7 @@ class InputSpec(TensorSpec):
     offset: float = 0.0
     invert: bool = False
     columns: tuple[str, ...] = ()
+    row_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -251,5 +253,5 @@ def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
 
 
 def _record(cls: Callable[..., Any], data: dict[str, Any]) -> Any:
-    tuples = {"shape", "columns", "labels"}
+    tuples = {"shape", "columns", "row_shape", "labels"}
     return cls(**{key: tuple(value) if key in tuples else value for key, value in data.items()})

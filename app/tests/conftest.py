@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def make_manifest(
         description="",
         file="model",
         signature="serving_default",
-        inputs=tuple(inputs),
+        inputs=tuple(replace(one, row_shape=tuple(max(size, 1) for size in one.shape[1:])) for one in inputs),
         outputs=tuple(outputs or [OutputSpec("y", "float32", (-1, 1), "y", "numbers")]),
         **given,
     )

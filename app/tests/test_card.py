@@ -91,6 +91,8 @@ def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
         ("inputs: {a: {kind: image, scale: .nan}}", ["inputs.a.scale", "number"]),
         ("inputs: {a: {kind: columns}}", ["inputs.a", "columns is missing"]),
         ("inputs: {a: {kind: columns, columns: [b, b]}}", ["inputs.a.columns", "'b'", "twice"]),
+        ("inputs: {a: {kind: tensor, shape: [0, 4]}}", ["inputs.a.shape", "[0, 4]", "[10001, 4]"]),
+        ("inputs: {a: {kind: image, shape: 64}}", ["inputs.a.shape", "64", "[10001, 4]"]),
         ("outputs: {a: {kind: classes}}", ["outputs.a", "labels is missing"]),
         ("outputs: {a: {kind: binary, labels: [a, b, c]}}", ["outputs.a.labels", "3 labels", "[no, yes]"]),
         ("outputs: {a: {kind: binary, threshold: 50}}", ["outputs.a.threshold", "between 0 and 1"]),

@@ -155,6 +155,8 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
             raise CompileError(f"{card.path}: example {example.name}: {error}.") from None
     probes = make_probes(source, draft.inputs, encoded)
     answers = {probe.name: probe.answer for probe in probes}
+    tried = probes[len(encoded)].inputs  # the first random ones
+    draft = replace(draft, inputs=tuple(replace(spec, row_shape=tried[spec.name].shape[1:]) for spec in draft.inputs))
     draft = replace(
         draft, examples=tuple(_recorded(draft, one, answers[f"example {one.name}"]) for one in draft.examples)
     )
@@ -283,7 +285,16 @@ def _input(card: Card, spec: TensorSpec) -> InputSpec:
             f"{spec.shape[1] if len(spec.shape) == 2 else 'no single row of'} numbers. Name each column "
             "once, in its order."
         )
-    return InputSpec(**{**asdict(spec), **fields})
+    row_shape = fields.pop("shape", ())
+    if row_shape and (
+        len(row_shape) != len(spec.shape) - 1
+        or any(own not in (-1, size) for size, own in zip(row_shape, spec.shape[1:], strict=True))
+    ):
+        raise CompileError(
+            f"{where}: shape: a row of {list(row_shape)} does not fit the model, which takes {_shape(spec)}. Write one "
+            "number for each size after the first, which is the batch, and change free ones (any) only."
+        )
+    return InputSpec(**{**asdict(spec), **fields, "row_shape": row_shape})
 
 
 def _output(card: Card, spec: TensorSpec) -> OutputSpec:

@@ -119,6 +119,12 @@ def _names(value: Any, info: Info) -> Any:
     return names
 
 
+def _sizes(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or not value or any(type(size) is not int or size < 1 for size in value):
+        raise ValueError(f"{_show(value)} is not a row's shape; write whole numbers from 1, such as [10001, 4]")
+    return tuple(value)
+
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 File = Annotated[Path, BeforeValidator(_file), WithJsonSchema({"type": "string"})]
 Number = Annotated[
@@ -138,6 +144,12 @@ Names = Annotated[
             "uniqueItems": True,
         }
     ),
+]
+Shape = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_sizes),
+    WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}),
+    Field(description="A row's shape, without the batch, for a model whose free sizes must not be too small."),
 ]
 
 
@@ -159,12 +171,14 @@ class TensorInput(_Mapping):
     """Nested lists of numbers, or of text if the model takes strings."""
 
     kind: Literal["tensor"]
+    shape: Shape = ()
 
 
 class ImageInput(_Mapping):
     """A picture, stretched to the model's size; each pixel, 0 … 255, becomes pixel * scale + offset."""
 
     kind: Literal["image"]
+    shape: Shape = ()
     color: Literal["grayscale", "rgb"] | None = Field(None, description="By default, what the model's channels say.")
     scale: Number = Field(1.0, description="A number, or a fraction such as 1/255.")
     offset: Number = Field(0.0, description="A number, or a fraction such as 1/2.")

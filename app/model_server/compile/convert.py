@@ -20,7 +20,8 @@ from .sources import Source
 
 # The largest difference from the model's own answer, relative to one plus the output's largest value.
 TOLERANCE = 1e-4
-# What random input has for a size that the model leaves free, other than the batch.
+# What random input has for a size that the model leaves free, other than the batch. If the card gives a size, random
+# input has that, and then twice that.
 FREE_SIZES = (16, 24)
 
 
@@ -148,25 +149,33 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
     rng = np.random.default_rng(0)
     failures: list[str] = []
     left = 0
-    for free in FREE_SIZES if any(-1 in spec.shape[1:] for spec in inputs) else FREE_SIZES[:1]:
+    has_free_sizes = any(-1 in spec.shape[1:] for spec in inputs)
+    for free in FREE_SIZES if has_free_sizes else FREE_SIZES[:1]:
         for batch in (1, 3, 2):
             tensors = {spec.name: _random(rng, spec, batch, free, examples) for spec in inputs}
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
             name = f"random input in a batch of {batch}"
             try:
                 answer = source.call(tensors)
             except Exception as error:
-                failures.append(f"{name}: {reason(error)}")
+                failures.append(f"{shapes}: {reason(error)}")
+                if not probes[len(examples) :] and any(spec.row_shape for spec in inputs):
+                    raise CompileError(
+                        f"the model itself refuses the shape that the card gives an input ({failures[0]}). Write a "
+                        "shape that it takes."
+                    ) from None
                 continue
             _check_batch(answer, batch)
             if _finite(answer):
                 probes.append(Probe(name, tensors, answer))
                 left += batch > 1
             else:
-                failures.append(f"{name}: NaN or infinity")
+                failures.append(f"{shapes}: NaN or infinity")
     if not left:
+        sizes = "if its free sizes need more, give the input a shape in the card; " if has_free_sizes else ""
         raise CompileError(
-            f"the model itself gives no usable answer to several random rows ({failures[-1]}), so no engine "
-            "could be compared with it. If it takes only certain input, give examples in the card; if its "
+            f"the model itself gives no usable answer to several random rows ({failures[0]}), so no engine "
+            f"could be compared with it. If it takes only certain input, give examples in the card; {sizes}if its "
             "batch size is fixed, build it with a free one (None); if it answers NaN, its weights are broken."
         )
     return probes
@@ -188,8 +197,13 @@ def _random(
     samples = [tensors[spec.name] for tensors in examples.values()]
     like = samples[0].shape if samples else spec.shape
     shape = [batch]
-    for size, seen in zip(spec.shape[1:], like[1:], strict=True):
-        shape.append(size if size >= 0 else seen if seen >= 0 and free == FREE_SIZES[0] else free)
+    first = free == FREE_SIZES[0]
+    for size, seen, given in zip(spec.shape[1:], like[1:], spec.row_shape or like[1:], strict=True):
+        if size < 0 and spec.row_shape:
+            size = given if first else 2 * given
+        elif size < 0:
+            size = seen if seen >= 0 and first else free
+        shape.append(size)
     if spec.dtype == "string":
         words = [word for sample in samples for word in sample.ravel()] or ["", "a", "slipway"]
         return np.array(rng.choice(np.array(words, dtype=object), shape), dtype=object)

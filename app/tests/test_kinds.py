@@ -1,0 +1,98 @@
+"""Each kind of input and output that a card knows, with a small model: compiled, served, asked as clients ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from keras import layers
+
+from model_server.app import create_app
+from model_server.compile import CompileError
+from model_server.compile.build import compile_model
+from model_server.manifest import Manifest, read_manifest
+from model_server.settings import Settings
+
+Deploy = Callable[..., tuple[Manifest, FlaskClient]]
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Deploy:
+    """A function that compiles a model with a card and serves it as `m`; every example must be answered right."""
+
+    def deploy(model: keras.Model, card: str) -> tuple[Manifest, FlaskClient]:
+        folder = tmp_path / "models" / "m"
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save(folder / "m.keras")
+        (folder / "model.yml").write_text(card)
+        compile_model(folder, tmp_path / "compiled")
+        client = create_app(Settings(models=tmp_path / "compiled")).test_client()
+        assert client.get("/readyz").status_code == 200, client.get("/readyz").json
+        return read_manifest(tmp_path / "compiled" / "m"), client
+
+    return deploy
+
+
+def ask(client: FlaskClient, *rows: Any) -> list[dict[str, Any]]:
+    response = client.post("/predict/m", json={"rows": rows})
+    assert response.status_code == 200, response.json
+    answers: list[dict[str, Any]] = response.json["answers"]
+    return answers
+
+
+def splice(context: int = 100) -> keras.Model:
+    """A model like SpliceAI: bases in, of each base but the outer ones three probabilities out."""
+    bases = keras.Input((None, 4), name="bases")
+    x = layers.Conv1D(8, 11, dilation_rate=context // 10, activation="relu")(bases)
+    return keras.Model(bases, layers.Conv1D(3, 1, activation="softmax", name="site")(x))
+
+
+# ---------------------------------------------------------------- free sizes
+
+
+def test_a_model_that_needs_a_least_length_is_compiled_with_the_cards_shape(deploy: Deploy) -> None:
+    model = splice()
+    manifest, client = deploy(model, "inputs: {bases: {kind: tensor, shape: [101, 4]}}")
+    assert (manifest.inputs[0].shape, manifest.inputs[0].row_shape) == ((-1, -1, 4), (101, 4))
+    bases = np.eye(4)[np.random.default_rng(0).integers(0, 4, 130)]
+    (answer,) = ask(client, bases.tolist())
+    np.testing.assert_allclose(answer["site"]["values"], model(bases[None])[0], atol=1e-4)
+    short = client.post("/predict/m", json={"row": bases[:50].tolist()})
+    assert short.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ("", ["bases [1, 16, 4]", "give the input a shape in the card"]),
+        ("inputs: {bases: {kind: tensor, shape: [60, 4]}}", ["bases [1, 60, 4]", "the shape that the card gives"]),
+        ("inputs: {bases: {kind: tensor, shape: [101, 5]}}", ["inputs.bases: shape", "[101, 5]", "[any, any, 4]"]),
+        ("inputs: {bases: {kind: tensor, shape: [101]}}", ["inputs.bases: shape", "[101]", "[any, any, 4]"]),
+        ("inputs: {bases: {kind: tensor, shape: [1, 101, 4]}}", ["[1, 101, 4]", "after the first, which is the batch"]),
+    ],
+)
+def test_a_shape_that_the_model_does_not_take_is_refused(deploy: Deploy, card: str, words: list[str]) -> None:
+    with pytest.raises(CompileError) as error:
+        deploy(splice(), card)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_model_of_free_length_without_examples_is_ready(deploy: Deploy) -> None:
+    """Zeros of the length 1 would be too short for it."""
+    x = keras.Input((None, 3), name="x")
+    deploy(keras.Model(x, layers.Conv1D(2, 7, name="y")(x)), "")
+
+
+def test_a_picture_of_free_size_may_need_a_least_one(deploy: Deploy) -> None:
+    picture = keras.Input((None, None, 3), name="picture")
+    x = layers.Conv2D(2, 40)(picture)
+    manifest, _ = deploy(
+        keras.Model(picture, layers.GlobalAveragePooling2D(name="y")(x)),
+        "inputs: {picture: {kind: image, scale: 1/255, shape: [48, 40, 3]}}",
+    )
+    assert manifest.inputs[0].row_shape == (48, 40, 3)
