@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .engines import Tensors
 from .manifest import Example, Manifest, OutputSpec
@@ -23,21 +26,24 @@ def decode(manifest: Manifest, outputs: Tensors, row: int = 0) -> dict[str, dict
     `values` is the output without the batch axis: a NumPy array or scalar, or nested lists if it holds text. A
     "classes" or "binary" output also has `index`, `label` (the index as text if the card has no labels), and
     `probability`, the label's score, if that lies within 0 … 1. If a score is not finite, index and label are None.
+    Where each step has scores of its own, these are lists of one for each step. An "image" output has only `image`, a
+    PNG as `{"b64": "…"}`, or None if a number is not finite.
     """
     return {spec.name: _decode(spec, outputs[spec.name][row, ...]) for spec in manifest.outputs}
 
 
 def verdict(manifest: Manifest, outputs: Tensors) -> Any:
     """Return the first output's answer to the first row, in short: the class's index (binary: 0 or 1) or numbers."""
-    answer = _decode(manifest.outputs[0], outputs[manifest.outputs[0].name][0, ...])
-    return answer.get("index", answer["values"])
+    spec, values = manifest.outputs[0], outputs[manifest.outputs[0].name][0, ...]
+    return values if spec.kind == "image" else _decode(spec, values).get("index", _values(values))
 
 
 def check_expected(manifest: Manifest, outputs: Tensors, example: Example) -> str | None:
     """Compare a batch of one with what the example expects; return None if it is right, else the reason.
 
-    A text is compared with the label; an integer with the index of a "classes" or "binary" output; other numbers and
-    lists with the values, each within the example's tolerance. A recorded answer is compared with the values.
+    A text is compared with the label; an integer with the index of a "classes" or "binary" output; a list of these with
+    those of each step; other numbers and lists with the values, each within the example's tolerance, as a recorded
+    answer is.
     """
     known = {spec.name: spec for spec in manifest.outputs}
     for name, expected in example.expect.items():
@@ -66,9 +72,13 @@ def all_finite(outputs: Tensors) -> bool:
 
 
 def _decode(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
-    answer: dict[str, Any] = {"values": _text(values) if values.dtype.kind in "OSU" else values}
+    if spec.kind == "image":
+        return {"image": _png(spec, values)}
+    answer: dict[str, Any] = {"values": _values(values)}
     if spec.kind == "numbers" or not values.size:
         return answer
+    if values.ndim > 1:
+        return _decode_steps(spec, values)
     scores = np.ravel(values)
     if not np.isfinite(scores).all():
         return {"index": None, "label": None} | answer
@@ -80,6 +90,34 @@ def _decode(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
         score = scores[index]
     answer = {"index": index, "label": spec.labels[index] if spec.labels else str(index)} | answer
     return answer | ({"probability": score} if 0 <= score <= 1 else {})
+
+
+def _decode_steps(spec: OutputSpec, values: np.ndarray) -> dict[str, Any]:
+    if spec.kind == "binary":
+        count, index = 2, (values[..., 0] > spec.threshold).astype(int)
+        score = np.where(index, values[..., 0], 1 - values[..., 0])
+    else:
+        count, index, score = values.shape[-1], values.argmax(-1), values.max(-1)
+    finite = np.isfinite(values).all(-1)
+    index = np.where(finite, index, -1)  # the last of the names
+    indices = np.array([*range(count), None], dtype=object)
+    labels = np.array([*(spec.labels or map(str, range(count))), None], dtype=object)
+    answer = {"index": indices.take(index).tolist(), "label": labels.take(index).tolist(), "values": values}
+    likely = ((score >= 0) & (score <= 1))[finite].all()
+    return answer | ({"probability": np.where(finite, score, np.nan)} if likely else {})
+
+
+def _png(spec: OutputSpec, values: np.ndarray) -> dict[str, str] | None:
+    if not np.isfinite(values).all():
+        return None
+    pixels = ((values.astype(np.float32) - spec.offset) / spec.scale).round().clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels).save(file, "PNG", compress_level=1)
+    return {"b64": base64.b64encode(file.getvalue()).decode()}
+
+
+def _values(values: np.ndarray) -> Any:
+    return _text(values) if values.dtype.kind in "OSU" else values
 
 
 def _text(values: np.ndarray) -> Any:
@@ -97,7 +135,7 @@ def _recorded(values: np.ndarray) -> dict[str, Any]:
 
 def _spread(values: np.ndarray) -> np.ndarray:
     """Return at most RECORDED of the values, evenly spread over all of them."""
-    flat: np.ndarray = np.ravel(_text(values) if values.dtype.kind in "OSU" else values)
+    flat: np.ndarray = np.ravel(_values(values))
     return flat.take(np.linspace(0, flat.size - 1, min(flat.size, RECORDED)).round().astype(int))
 
 
@@ -122,18 +160,12 @@ def _short(value: Any) -> str:
 
 
 def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: float) -> str | None:
-    answer = _decode(spec, values)
-    by_label = isinstance(expected, str) or (isinstance(expected, bool | int) and spec.kind != "numbers")
-    if by_label and spec.kind != "numbers":
-        given = answer["label"] if isinstance(expected, str) else answer["index"]
-        probability = f" (probability {answer['probability']:.3g})" if "probability" in answer else ""
-        return None if given == expected else f"but is {given}{probability}"
+    if spec.kind in ("binary", "classes") and (key := _compared(values, expected)):
+        answer = _decode(spec, values)
+        return _mismatch_label(answer[key], expected, answer.get("probability"))
     if values.dtype.kind in "OSU":
-        return (
-            None
-            if np.array_equal(np.ravel(answer["values"]), np.ravel(expected))
-            else f"but is {_short(answer['values'])}"
-        )
+        given = _text(values)
+        return None if np.array_equal(np.ravel(given), np.ravel(expected)) else f"but is {_short(given)}"
     try:
         wanted = np.asarray(expected, dtype=float)
     except (TypeError, ValueError):
@@ -144,6 +176,29 @@ def _mismatch(spec: OutputSpec, values: np.ndarray, expected: Any, tolerance: fl
     difference = np.abs(found - wanted.ravel())
     difference[np.isnan(found) & np.isnan(wanted.ravel())] = 0
     worst = float(difference.max(initial=0.0)) if not np.isnan(difference).any() else math.nan
-    return (
-        None if worst <= tolerance else f"but is {_short(answer['values'])} (off by {worst:.3g}, allowed {tolerance:g})"
-    )
+    return None if worst <= tolerance else f"but is {_short(values)} (off by {worst:.3g}, allowed {tolerance:g})"
+
+
+def _compared(values: np.ndarray, expected: Any) -> str | None:
+    """Return what `expected` is compared with: label, index or, if None, the values."""
+    try:
+        wanted = np.asarray(expected)
+    except ValueError:  # ragged
+        return None
+    if wanted.dtype.kind == "U":
+        return "label"
+    return "index" if wanted.dtype.kind in "biu" and wanted.shape == values.shape[:-1] else None
+
+
+def _mismatch_label(given: Any, expected: Any, probability: Any) -> str | None:
+    if given == expected:
+        return None
+    if not isinstance(given, list):
+        return f"but is {given}" + (f" (probability {probability:.3g})" if probability is not None else "")
+    found, wanted = np.array(given, dtype=object), np.array(expected, dtype=object)
+    if found.shape != wanted.shape:
+        return f"but the answer has the shape {list(found.shape)} instead of {list(wanted.shape)}"
+    places = np.argwhere(found != wanted)
+    first = tuple(places[0])
+    where = ", ".join(str(index + 1) for index in first)
+    return f"but is {found[first]} instead of {wanted[first]} at step {where} ({len(places)} of {found.size} differ)"

@@ -12,7 +12,7 @@ from typing import Any
 from gevent.lock import BoundedSemaphore
 
 from . import inputs
-from .answers import check_expected
+from .answers import check_expected, decode
 from .calls import Calls, Overloaded
 from .engines import Engine, EngineError, Tensors, Wide, load_engine
 from .inputs import InputError, Limits
@@ -25,6 +25,8 @@ from .threads import ProcessLock, Threads
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 30
+# The labels of so many scores are not found on the event loop.
+MANY_SCORES = 10_000
 
 
 class NotFound(LookupError):
@@ -47,6 +49,7 @@ class Model:
         self._metrics = ModelMetrics(manifest.name, manifest.version)
         self._calls = Calls(manifest.name, self._metrics, threads=1 if batches else 2, queue=queue, batches=batches)
         self._wide = Wide.of(manifest, folder, usable_cpus())
+        self._decoding = Threads(1)
         self._loading = BoundedSemaphore(1)
         self._engine: Engine | None = None
         self._load_error: EngineError | None = None
@@ -77,6 +80,21 @@ class Model:
         except EngineError as error:
             log.warning("%s refused a call: %s", self.manifest.name, error)
             raise InputError(f"{self.manifest.name} cannot take this: {_first_line(error)}") from error
+
+    def answers(self, outputs: Tensors, count: int) -> list[dict[str, Any]]:
+        """Return the answers to a batch of `count` rows, for people."""
+
+        def decode_rows() -> list[dict[str, Any]]:
+            return [decode(self.manifest, outputs, row) for row in range(count)]
+
+        return self._decoding.run(decode_rows) if self._slow_to_decode(outputs) else decode_rows()
+
+    def _slow_to_decode(self, outputs: Tensors) -> bool:
+        """Return whether there are pictures to encode, or the labels of many steps to find."""
+        return any(
+            spec.kind == "image" or (spec.kind != "numbers" and outputs[spec.name].size > MANY_SCORES)
+            for spec in self.manifest.outputs
+        )
 
     @property
     def engine(self) -> Engine:

@@ -64,10 +64,16 @@ class InputSpec(TensorSpec):
 
 @dataclass(frozen=True)
 class OutputSpec(TensorSpec):
-    """An output. `kind` is "numbers", "binary" (one score, two labels) or "classes" (one score per label)."""
+    """An output. `kind` is "numbers", "binary" (one score, two labels), "classes" (one score per label) or "image" (a
+    number is pixel * scale + offset, the pixel within 0 … 255).
+
+    The scores are the last size of the shape; sizes between the batch and it are steps, each with its own label.
+    """
 
     labels: tuple[str, ...] = ()
     threshold: float = 0.5
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import make_manifest
 from model_server.answers import check_expected, decode, record, verdict
@@ -132,3 +135,63 @@ def test_a_large_recorded_answer_is_small_and_still_held() -> None:
         wrong = mask.copy()
         wrong[spoilt] += 0.5
         assert check(wrong) is not None
+
+
+TAGS = OutputSpec("tag", "float32", (-1, -1, 3), "t", "classes", labels=("O", "PER", "LOC"))
+TAGGED = np.array([[[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.2, 0.6, 0.2]]], np.float32)
+
+
+def test_each_step_has_a_label() -> None:
+    answer = decode(make_manifest([INPUT], [TAGS]), {"tag": TAGGED})["tag"]
+    assert (answer["label"], answer["index"]) == (["O", "LOC", "PER"], [0, 2, 1])
+    assert answer["probability"].tolist() == pytest.approx([0.8, 0.7, 0.6])
+    assert answer["values"].shape == (3, 3)
+
+
+def test_a_step_that_is_not_finite_has_no_label() -> None:
+    scores = TAGGED.copy()
+    scores[0, 1, 0] = np.nan
+    answer = decode(make_manifest([INPUT], [TAGS]), {"tag": scores})["tag"]
+    assert (answer["label"], answer["index"]) == (["O", None, "PER"], [0, None, 1])
+    assert np.isnan(answer["probability"][1])
+    logits = decode(make_manifest([INPUT], [TAGS]), {"tag": TAGGED * 9})["tag"]
+    assert logits["label"] == ["O", "LOC", "PER"] and "probability" not in logits
+
+
+def test_each_pixel_of_a_mask_has_a_label() -> None:
+    mask = OutputSpec("m", "float32", (-1, 2, 2, 1), "m", "binary", labels=("sky", "cloud"), threshold=0.6)
+    answer = decode(make_manifest([INPUT], [mask]), {"m": np.array([[[[0.55], [0.7]], [[0.9], [0]]]], np.float32)})["m"]
+    assert answer["label"] == [["sky", "cloud"], ["cloud", "sky"]]
+    assert answer["probability"].tolist() == [pytest.approx([0.45, 0.7]), pytest.approx([0.9, 1])]
+
+
+@pytest.mark.parametrize(
+    ("expect", "words"),
+    [
+        (["O", "LOC", "PER"], None),
+        ([0, 2, 1], None),
+        (TAGGED[0].tolist(), None),
+        (["O", "LOC", "O"], "is PER instead of O at step 3 (1 of 3 differ)"),
+        ([0, 2, 2], "is 1 instead of 2 at step 3"),
+        (["O", "LOC"], "has the shape [3] instead of [2]"),
+        ((TAGGED[0] + 0.1).tolist(), "off by 0.1"),
+    ],
+)
+def test_the_labels_of_steps_are_compared(expect: Any, words: str | None) -> None:
+    reason = check_expected(make_manifest([INPUT], [TAGS]), {"tag": TAGGED}, Example("e", None, {"tag": expect}))
+    assert reason is None if words is None else words in (reason or "")
+
+
+@pytest.mark.parametrize(("shape", "mode"), [((2, 3), "L"), ((2, 3, 1), "L"), ((2, 3, 3), "RGB")])
+def test_a_picture_is_a_png_of_the_pixels_that_the_numbers_stand_for(shape: tuple[int, ...], mode: str) -> None:
+    spec = OutputSpec("p", "float32", (-1, *shape), "p", "image", scale=1 / 127.5, offset=-1)
+    values = np.linspace(-1.2, 1.2, int(np.prod(shape)), dtype=np.float32).reshape(1, *shape)
+    model = make_manifest([INPUT], [spec])
+    answer = decode(model, {"p": values})["p"]
+    assert answer.keys() == {"image"}
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["image"]["b64"])))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", mode, (3, 2))
+    pixels = np.asarray(picture).ravel().tolist()
+    assert pixels[0] == 0 and pixels[-1] == 255 and pixels == sorted(pixels)
+    assert verdict(model, {"p": values}).shape == shape
+    assert decode(model, {"p": values * np.nan})["p"] == {"image": None}

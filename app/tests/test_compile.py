@@ -549,6 +549,7 @@ PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
         ("inputs: {x: {kind: columns, columns: [a, b]}}", ["inputs.x", "2 names", "4 numbers"]),
         ("outputs: {y: {kind: classes, labels: [a, b, c]}}", ["outputs.y", "3 labels", "2 classes"]),
         ("outputs: {y: {kind: binary}}", ["outputs.y", "binary", "[any, 2]", "kind: classes"]),
+        ("outputs: {y: {kind: image}}", ["outputs.y", "kind: image", "[any, 2]"]),
         ("examples: [{input: [1, 2], expect: [0, 0]}]", ["example 1", "[batch, 4]"]),
         ("examples: [{input: [1, 2, 3, 4], expect: {z: 1}}]", ["example 1", "no output z", "y"]),
         ("examples: [{input: [1, 2, 3, 4], expect: cat}]", ["example 1", "no label 'cat'", "number"]),

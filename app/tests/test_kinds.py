@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from keras import layers
+from PIL import Image
 
 from model_server.app import create_app
 from model_server.compile import CompileError
@@ -96,3 +99,102 @@ def test_a_picture_of_free_size_may_need_a_least_one(deploy: Deploy) -> None:
         "inputs: {picture: {kind: image, scale: 1/255, shape: [48, 40, 3]}}",
     )
     assert manifest.inputs[0].row_shape == (48, 40, 3)
+
+
+# ---------------------------------------------------------------- an answer a step
+
+
+def tagger(steps: int | None = None) -> keras.Model:
+    """A model that labels each word number of a sentence by its rest on division by 3."""
+    words = keras.Input((steps,), dtype="int32", name="words")
+    scores = layers.Embedding(30, 3, name="e")(words)
+    model = keras.Model(words, layers.Softmax(name="tag")(scores))
+    model.get_layer("e").set_weights([np.eye(3)[np.arange(30) % 3] * 4])
+    return model
+
+
+def test_each_step_of_a_sentence_has_a_label(deploy: Deploy) -> None:
+    _, client = deploy(
+        tagger(),
+        """
+        outputs: {tag: {kind: classes, labels: [O, PER, LOC]}}
+        examples: [{input: [3, 4, 5, 28], expect: [O, PER, LOC, PER]}]
+        """,
+    )
+    first, second = ask(client, [0, 2], [1, 1])
+    assert (first["tag"]["label"], first["tag"]["index"]) == (["O", "LOC"], [0, 2])
+    assert second["tag"]["label"] == ["PER", "PER"]
+    assert first["tag"]["probability"] == pytest.approx([np.e**4 / (np.e**4 + 2)] * 2, abs=1e-4)
+    refused = client.post("/v1/models/m:classify", json={"examples": [{"words": [0, 2]}]})
+    assert refused.status_code == 400 and "Ask with :predict" in refused.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ("outputs: {tag: {kind: classes, labels: [a, b]}}", ["2 labels", "3 classes", "[any, any, 3]"]),
+        ("outputs: {tag: {kind: binary}}", ["the last size", "[any, any, 3]"]),
+        (
+            "{outputs: {tag: {kind: classes, labels: [a, b, c]}}, examples: [{input: [1, 2], expect: [a, d]}]}",
+            ["example 1", "no label 'd'", "a, b, c"],
+        ),
+        (
+            "{outputs: {tag: {kind: classes, labels: [a, b, c]}}, examples: [{input: [1, 2], expect: [b, b]}]}",
+            ["c instead of b at step 2"],
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_the_steps_are_refused(deploy: Deploy, card: str, words: list[str]) -> None:
+    with pytest.raises(CompileError) as error:
+        deploy(tagger(), card)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+# ---------------------------------------------------------------- pictures out
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def test_an_autoencoder_answers_a_picture_that_is_a_valid_input(deploy: Deploy) -> None:
+    picture = keras.Input((16, 16, 3), name="picture")
+    x = layers.Conv2D(3, 1, use_bias=False, name="c")(picture)
+    model = keras.Model(picture, layers.Activation("linear", name="again")(x))
+    model.get_layer("c").set_weights([np.eye(3)[None, None, ::-1]])  # swaps red and blue
+    _, client = deploy(
+        model,
+        """
+        inputs: {picture: {kind: image, scale: 1/255}}
+        outputs: {again: {kind: image, scale: 1/255}}
+        """,
+    )
+    answer = client.post("/predict/m", data=png(NOISE), content_type="image/png").json["answers"][0]["again"]
+    assert answer.keys() == {"image"}
+    swapped = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["image"]["b64"]))))
+    np.testing.assert_array_equal(swapped, NOISE[:, :, ::-1])
+    (back,) = ask(client, answer["image"])
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(back["again"]["image"]["b64"])))), NOISE
+    )
+
+
+def test_a_mask_has_a_label_for_each_pixel(deploy: Deploy) -> None:
+    picture = keras.Input((16, 16, 3), name="picture")
+    model = keras.Model(picture, layers.Conv2D(1, 1, activation="sigmoid", name="mask")(picture))
+    model.get_layer("mask").set_weights([np.array([20.0, 0, 0]).reshape(1, 1, 3, 1), np.array([-10.0])])
+    _, client = deploy(
+        model,
+        """
+        inputs: {picture: {kind: image, scale: 1/255}}
+        outputs: {mask: {kind: binary, labels: [other, red]}}
+        """,
+    )
+    answer = client.post("/predict/m", data=png(NOISE), content_type="image/png").json["answers"][0]["mask"]
+    assert np.shape(answer["values"]) == (16, 16, 1)
+    np.testing.assert_array_equal(np.array(answer["label"]) == "red", NOISE[:, :, 0] > 127)

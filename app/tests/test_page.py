@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import keras
 import pytest
 
 from conftest import MODELS, Server
+from model_server.compile.build import compile_model
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -141,6 +143,38 @@ def test_a_picture_sample_is_shown_and_answered(page: Page) -> None:
     page.all("#samples button")[1].click()
     assert page.answer()[0].startswith("odd")
     assert page.all(".drop img")[0].get_attribute("alt") == "nine.png"
+
+
+def test_labels_of_steps_and_a_picture_are_shown(
+    driver: webdriver.Chrome, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    words = keras.Input((None,), dtype="int32", name="words")
+    tags = keras.layers.Softmax(name="tag")(keras.layers.Embedding(9, 2)(words))
+    picture = keras.Input((8, 8, 1), name="picture")
+    copy = keras.layers.Activation("linear", name="copy")(picture)
+    for name, model, card in (
+        ("copier", keras.Model(picture, copy), "{inputs: {picture: {kind: image}}, outputs: {copy: {kind: image}}}"),
+        (
+            "tagger",
+            keras.Model(words, tags),
+            "{outputs: {tag: {kind: classes, labels: [no, yes]}}, examples: [{input: [1, 2, 1]}]}",
+        ),
+    ):
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        model.save(folder / "m.keras")
+        (folder / "model.yml").write_text(card)
+        compile_model(folder, tmp_path / "compiled")
+    page = Page(driver, start_server(MODEL_SERVER_MODELS=str(tmp_path / "compiled"), MODEL_SERVER_WORKERS="1"))
+    page.open("tagger")
+    page.all("#samples button")[0].click()
+    page.wait_for("#answer .bars")
+    labels = page.texts("#answer .bars .label")
+    assert len(labels) == 3 and labels[0] == labels[2] and set(labels) <= {"no", "yes"}
+    page.open("copier")
+    page.all("#ask input[type=file]")[0].send_keys(str(MODELS / "digits/examples/seven.png"))
+    page.wait_for("#answer img.small")
+    assert page.all("#answer img")[0].get_property("naturalWidth") == 8
 
 
 def test_the_page_shows_the_servers_error(page: Page, tmp_path: Path) -> None:

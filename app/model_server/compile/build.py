@@ -36,6 +36,7 @@ from .card import (
     ClassesOutput,
     ColumnsInput,
     ImageInput,
+    ImageOutput,
     NumbersOutput,
     TensorInput,
     find_versions,
@@ -300,15 +301,25 @@ def _input(card: Card, spec: TensorSpec) -> InputSpec:
 def _output(card: Card, spec: TensorSpec) -> OutputSpec:
     given = card.outputs.get(spec.name, NumbersOutput(kind="numbers"))
     where = f"{card.path}: outputs.{spec.name}"
-    if isinstance(given, ClassesOutput) and (len(spec.shape) != 2 or spec.shape[1] != len(given.labels)):
-        has = f"{spec.shape[1]} classes" if len(spec.shape) == 2 else f"shape {_shape(spec)}"
-        raise CompileError(
-            f"{where}: labels: {len(given.labels)} labels, but the model answers {has}. Write one label per class."
+    if isinstance(given, ClassesOutput) and (len(spec.shape) < 2 or spec.shape[-1] != len(given.labels)):
+        has = (
+            f"{spec.shape[-1]} classes" if len(spec.shape) > 1 and spec.shape[-1] > 0 else "no fixed number of classes"
         )
-    if isinstance(given, BinaryOutput) and spec.shape[1:] not in ((), (1,)):
         raise CompileError(
-            f"{where}: kind: binary is one probability; the model answers {_shape(spec)}. Use kind: classes "
-            "with one label per class."
+            f"{where}: labels: {len(given.labels)} labels, but the model answers {has}: the last size of its shape "
+            f"{_shape(spec)} is the classes. Write one label per class."
+        )
+    if isinstance(given, BinaryOutput) and len(spec.shape) > 1 and spec.shape[-1] != 1:
+        raise CompileError(
+            f"{where}: kind: binary is one probability, alone or as the last size of the shape; the model answers "
+            f"{_shape(spec)}. Use kind: classes with one label per class."
+        )
+    if isinstance(given, ImageOutput) and (
+        len(spec.shape) not in (3, 4) or spec.shape[3:] not in ((), (1,), (3,)) or spec.dtype == "string"
+    ):
+        raise CompileError(
+            f"{where}: kind: image needs numbers of shape [any, height, width, 1 or 3]; the model answers {spec.dtype} "
+            f"{_shape(spec)}. Leave this output out of the card, or choose another kind."
         )
     return OutputSpec(**{**asdict(spec), **given.model_dump()})
 
@@ -337,10 +348,19 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
             if name not in known:
                 raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")
             spec = known[name]
-            if isinstance(value, str) and spec.dtype != "string" and value not in spec.labels:
+            unknown = [text for text in _texts(value) if text not in spec.labels]
+            if unknown and spec.dtype != "string":
                 labels = f"its labels: {', '.join(spec.labels)}" if spec.labels else "it has no labels; write a number"
-                raise CompileError(f"{where}: {name} has no label {value!r}; {labels}.")
+                raise CompileError(f"{where}: {name} has no label {unknown[0]!r}; {labels}.")
         yield Example(example.name, example.input, dict(expect), example.tolerance)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 # ---------------------------------------------------------------- files

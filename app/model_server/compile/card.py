@@ -214,10 +214,18 @@ class BinaryOutput(_Mapping):
 
 
 class ClassesOutput(_Mapping):
-    """One score for each label."""
+    """One score for each label, once or for each step."""
 
     kind: Literal["classes"]
     labels: Names = Field(description="One label for each class, or a file with one per line.")
+
+
+class ImageOutput(_Mapping):
+    """A picture, answered as PNG. Each of the model's numbers is pixel * scale + offset, the pixel within 0 … 255."""
+
+    kind: Literal["image"]
+    scale: Number = Field(1.0, gt=0, description="A number, or a fraction such as 1/255; mostly that of the input.")
+    offset: Number = Field(0.0, description="A number, or a fraction such as 1/2; mostly that of the input.")
 
 
 class ExampleCard(_Mapping):
@@ -285,7 +293,7 @@ class VersionsCard(_Mapping):
 
 
 InputCard = Annotated[TensorInput | ImageInput | ColumnsInput, Field(discriminator="kind")]
-OutputCard = Annotated[NumbersOutput | BinaryOutput | ClassesOutput, Field(discriminator="kind")]
+OutputCard = Annotated[NumbersOutput | BinaryOutput | ClassesOutput | ImageOutput, Field(discriminator="kind")]
 
 
 def _named(examples: list[ExampleCard]) -> list[ExampleCard]:
@@ -527,7 +535,7 @@ def _only_weights(folder: Path, architecture: Path) -> Path:
 
 KINDS: dict[int | str, dict[int | str, type[_Mapping]]] = {
     "inputs": {"tensor": TensorInput, "image": ImageInput, "columns": ColumnsInput},
-    "outputs": {"numbers": NumbersOutput, "binary": BinaryOutput, "classes": ClassesOutput},
+    "outputs": {"numbers": NumbersOutput, "binary": BinaryOutput, "classes": ClassesOutput, "image": ImageOutput},
 }
 # By pydantic's types of errors: what is wrong with the value, and the remedy.
 PROBLEMS = {

@@ -3,6 +3,7 @@
 import { address, byId, copy, element, quote } from "./shared.js";
 
 const BARS = 10;
+const STEPS = 100;
 const FIELDS = 24;
 const SMALL_PICTURE = 64;
 const ENGINES = { litert: "LiteRT", onnx: "ONNX Runtime", tensorflow: "TensorFlow" };
@@ -313,13 +314,37 @@ function show(answer, roundTrip) {
 
 function output(spec, given) {
   const parts = model.outputs.length > 1 ? [element("h3", {}, spec.name)] : [];
-  if (given.label !== undefined && given.label !== null) {
+  if (given.image !== undefined) {
+    parts.push(given.image ? drawn(spec, given.image.b64) : element("p", { className: "headline" }, "not a picture"));
+  } else if (Array.isArray(given.label)) {
+    parts.push(steps(given));
+  } else if (given.label !== undefined && given.label !== null) {
     const sure = given.probability === undefined ? "" : element("small", {}, percent(given.probability));
     parts.push(element("p", { className: "headline" }, given.label, sure), bars(scores(spec, given), given.label));
   } else {
     parts.push(...numbers(given.values));
   }
   return element("div", { className: "output" }, ...parts);
+}
+
+function drawn(spec, b64) {
+  const bytes = Uint8Array.from(atob(b64), (letter) => letter.charCodeAt(0));
+  return picture(URL.createObjectURL(new Blob([bytes], { type: "image/png" })), spec.name);
+}
+
+/** The label of each step in their order; of a mask, which has rows of steps, the labels as JSON. */
+function steps(given) {
+  if (given.label.some(Array.isArray)) {
+    return element("pre", { className: "raw", tabIndex: 0 }, JSON.stringify(given.label));
+  }
+  const rows = given.label.slice(0, STEPS).map((label, index) => {
+    const share = given.probability?.[index] ?? 0;
+    return bar("", label ?? "not a number", share, given.probability ? percent(share) : "");
+  });
+  if (given.label.length > STEPS) {
+    rows.push(element("li", { className: "more" }, `and ${given.label.length - STEPS} more`));
+  }
+  return element("ol", { className: "bars" }, ...rows);
 }
 
 function scores(spec, given) {

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from flask import Blueprint, Response, request, send_file
 
-from ..answers import decode
 from ..bodies import is_upload, json_response, read_json, read_upload
 from ..catalogue import Catalogue, Model, NotFound
 from ..inputs import InputError, nearest
@@ -59,7 +58,7 @@ def predict(catalogue: Catalogue) -> Blueprint:
         else:
             rows = _rows(read_json(request))
             outputs, count = model.from_rows(rows), len(rows)
-        answers = [decode(model.manifest, outputs, row) for row in range(count)]
+        answers = model.answers(outputs, count)
         milliseconds = round((time.perf_counter() - start) * 1000, 3)
         return json_response({"model": name, "answers": answers, "milliseconds": milliseconds})
 
@@ -103,7 +102,7 @@ def _input(spec: InputSpec) -> dict[str, Any]:
 
 def _output(spec: OutputSpec) -> dict[str, Any]:
     described = {"name": spec.name, "kind": spec.kind, "dtype": spec.dtype, "shape": spec.shape}
-    return described | ({} if spec.kind == "numbers" else {"labels": spec.labels})
+    return described | ({"labels": spec.labels} if spec.kind in ("binary", "classes") else {})
 
 
 def _row(manifest: Manifest, example: Example) -> Any:

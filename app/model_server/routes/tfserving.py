@@ -80,7 +80,7 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
 def has_signature(manifest: Manifest, verb: str) -> bool:
     """Return whether the model answers :classify or :regress."""
     spec = manifest.outputs[0]
-    scored = spec.kind in ("classes", "binary") if verb == "classify" else _one_number(spec)
+    scored = spec.kind in ("classes", "binary") and len(spec.shape) <= 2 if verb == "classify" else _one_number(spec)
     return scored and len(manifest.outputs) == 1
 
 
