@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app.catalogue = Catalogue(settings.models, settings.max_pixels, settings.queue)
     app.register_blueprint(page())
     app.register_blueprint(predict(app.catalogue))
-    app.register_blueprint(articles(app.catalogue, settings.rows_model))
+    app.register_blueprint(articles(app.catalogue))
     app.register_blueprint(tfserving(app.catalogue))
     app.register_blueprint(inference(app.catalogue))
     app.register_blueprint(health(app.catalogue))

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .engines import Tensors
-from .manifest import Example, InputSpec, Manifest, TensorSpec
+from .manifest import Example, InputSpec, Manifest, TensorSpec, takes_image
 
 # A picture below this is decoded in 1 to 2 ms.
 INLINE_PIXELS = 100_000
@@ -43,11 +43,6 @@ class Limits:
     pixels: int = 25_000_000
     lock: AbstractContextManager[object] = field(default_factory=nullcontext)
     run: Callable[..., Any] = lambda function, *args: function(*args)
-
-
-def takes_image(manifest: Manifest) -> bool:
-    """Return whether the model's only input is a picture, so that an upload is a whole request."""
-    return len(manifest.inputs) == 1 and manifest.inputs[0].kind == "image"
 
 
 def encode_upload(manifest: Manifest, data: bytes, limits: Limits = Limits()) -> Tensors:

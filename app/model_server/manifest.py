@@ -97,7 +97,7 @@ class Manifest:
     """One compiled model. `file` is relative to its folder; `engine` is "litert", "onnx" or "tensorflow".
 
     `signature` is the signature's name in the engine's file; `source_format` is "keras", "h5", "json+h5" or
-    "saved_model".
+    "saved_model". With `predict` the model also answers POST /predict, which names no model.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Manifest:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     examples: tuple[Example, ...]
+    predict: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,36 +227,15 @@ def _asked(manifest: Manifest) -> Any:
     return inputs, {spec.name: spec.kind for spec in manifest.outputs}
 
 
-def rows_model(manifests: list[Manifest], wanted: str = "") -> Manifest | None:
-    """Return the model that answers rows of unnamed numbers, such as {"X": "1 0|1 1"}; None if no model takes them.
+def takes_image(manifest: Manifest) -> bool:
+    """Return whether the model's only input is a picture, so that an upload is a whole request."""
+    return len(manifest.inputs) == 1 and manifest.inputs[0].kind == "image"
 
-    That is `wanted`, or the only model whose single input is plain numbers of shape [batch, n]. Raises ManifestError
-    if `wanted` does not take such rows, and if several models do and none is wanted.
-    """
 
-    def takes_rows(manifest: Manifest, kinds: tuple[str, ...]) -> bool:
-        inputs = manifest.inputs
-        return (
-            len(inputs) == 1 and inputs[0].kind in kinds and len(inputs[0].shape) == 2 and inputs[0].dtype != "string"
-        )
-
-    if wanted:
-        able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor", "columns"))]
-        for manifest in able:
-            if manifest.name == wanted:
-                return manifest
-        names = ", ".join(manifest.name for manifest in able) or "none"
-        raise ManifestError(
-            f"The rows model {wanted} is not here, or does not take one row of numbers. Models that do: {names}. "
-            "Name one of them as model_server_rows_model."
-        )
-    able = [manifest for manifest in manifests if takes_rows(manifest, ("tensor",))]
-    if len(able) > 1:
-        raise ManifestError(
-            f"Several models take rows of unnamed numbers: {', '.join(manifest.name for manifest in able)}. "
-            "Name the one that answers them as model_server_rows_model."
-        )
-    return able[0] if able else None
+def takes_numbers(manifest: Manifest) -> bool:
+    """Return whether the model's only input is one row of numbers, so that `{"X": "1 0|1 1"}` is a whole request."""
+    spec = manifest.inputs[0]
+    return len(manifest.inputs) == 1 and len(spec.shape) == 2 and spec.dtype != "string"
 
 
 def _record(cls: Callable[..., Any], data: dict[str, Any]) -> Any:

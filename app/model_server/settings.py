@@ -20,7 +20,6 @@ class Settings:
     models: Path
     port: int = 5000
     workers: int = 1
-    rows_model: str = ""
     cors_origins: frozenset[str] = frozenset()
     max_body_bytes: int = 15 * 2**20
     max_pixels: int = 25_000_000
@@ -36,7 +35,6 @@ class Settings:
             models=Path(environ.get("MODEL_SERVER_MODELS") or "/models"),
             port=int(_number(environ, "MODEL_SERVER_PORT", 5000)),
             workers=int(_number(environ, "MODEL_SERVER_WORKERS", usable_cpus())),
-            rows_model=environ.get("MODEL_SERVER_ROWS_MODEL", ""),
             cors_origins=frozenset(origin.strip().rstrip("/") for origin in origins if origin.strip()),
             max_body_bytes=int(_number(environ, "MODEL_SERVER_MAX_BODY_MB", 15) * 2**20),
             max_pixels=int(_number(environ, "MODEL_SERVER_MAX_MEGAPIXELS", 25) * 1_000_000),

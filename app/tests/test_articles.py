@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from conftest import MODELS, make_manifest
-from model_server.manifest import InputSpec, ManifestError, OutputSpec
+from model_server.manifest import InputSpec, OutputSpec
 
 SEVEN = (MODELS / "digits/examples/seven.png").read_bytes()
 
@@ -29,7 +29,7 @@ def test_rows_of_text_are_answered(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("field", ["file", "image"])
-def test_an_upload_is_answered_by_every_picture_model_in_the_order_of_their_names(
+def test_an_upload_is_answered_by_the_picture_models_in_the_order_of_their_names(
     client: FlaskClient, field: str
 ) -> None:
     response = client.post("/predict", data={field: (io.BytesIO(SEVEN), "seven.png")})
@@ -85,19 +85,39 @@ def test_wrong_uploads_are_refused(client: FlaskClient, data: dict[str, Any], wo
     assert words in response.json["error"]
 
 
-def rows_model(name: str) -> tuple[Any, Callable[..., Any]]:
-    manifest = make_manifest([InputSpec("x", "int32", (-1, 2), "x", "tensor")], name=name)
+def rows_model(name: str, predict: bool = True) -> tuple[Any, Callable[..., Any]]:
+    manifest = make_manifest([InputSpec("x", "int32", (-1, 2), "x", "tensor")], name=name, predict=predict)
     return manifest, lambda tensors: {"y": tensors["x"].sum(axis=1, keepdims=True).astype(np.float32)}
 
 
-def test_which_model_answers_rows_is_a_setting(serve: Callable[..., FlaskClient]) -> None:
-    client = serve(rows_model("a"), rows_model("b"), rows_model="b")
+def picture_model(name: str, answer: float, predict: bool = True) -> tuple[Any, Callable[..., Any]]:
+    picture = [InputSpec("p", "float32", (-1, 2, 2, 1), "p", "image", color="grayscale")]
+    return make_manifest(picture, name=name, predict=predict), lambda _: {"y": np.array([[answer]], np.float32)}
+
+
+def test_only_models_whose_card_says_so_answer(serve: Callable[..., FlaskClient]) -> None:
+    """A model that is added changes no client's answer."""
+    others = [rows_model("a", predict=False), picture_model("b", 1.5, predict=False)]
+    client = serve(*others, rows_model("x"), picture_model("y", 2.5))
     assert client.post("/predict", json={"X": "1 2"}).json == {"labels": [[3.0]]}
+    assert client.post("/predict", data={"file": (io.BytesIO(SEVEN), "seven.png")}).json == [[2.5]]
 
 
-def test_an_unclear_choice_stops_the_server(serve: Callable[..., FlaskClient]) -> None:
-    with pytest.raises(ManifestError, match="a, b"):
-        serve(rows_model("a"), rows_model("b"))
+@pytest.mark.parametrize("predict", [True, False])
+def test_where_it_is_unclear_which_model_answers_rows_the_choices_are_listed(
+    serve: Callable[..., FlaskClient], predict: bool
+) -> None:
+    response = serve(rows_model("a", predict), rows_model("b", predict)).post("/predict", json={"X": "1 2"})
+    assert response.status_code == 400
+    assert "/predict/NAME" in response.json["error"]
+    assert "a and b" in response.json["error"] or "a or b" in response.json["error"]
+
+
+def test_where_no_model_answers_uploads_the_choices_are_listed(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(picture_model("a", 1, False), picture_model("b", 2, False), picture_model("c", 3, False))
+    response = client.post("/predict", data={"file": (io.BytesIO(SEVEN), "seven.png")})
+    assert response.status_code == 400
+    assert "a, b or c" in response.json["error"] and "predict: true" in response.json["error"]
 
 
 def test_an_upload_gets_zero_or_one_from_a_binary_model_and_numbers_from_others(
@@ -106,9 +126,9 @@ def test_an_upload_gets_zero_or_one_from_a_binary_model_and_numbers_from_others(
     picture = [InputSpec("p", "float32", (-1, 2, 2, 1), "p", "image", color="grayscale")]
     binary = [OutputSpec("y", "float32", (-1, 1), "y", "binary", threshold=0.5)]
     client = serve(
-        (make_manifest(picture, binary, name="yes"), lambda _: {"y": np.array([[0.51]], np.float32)}),
-        (make_manifest(picture, binary, name="no"), lambda _: {"y": np.array([[0.5]], np.float32)}),
-        (make_manifest(picture, name="number"), lambda _: {"y": np.array([[2.5]], np.float32)}),
+        (make_manifest(picture, binary, name="yes", predict=True), lambda _: {"y": np.array([[0.51]], np.float32)}),
+        (make_manifest(picture, binary, name="no", predict=True), lambda _: {"y": np.array([[0.5]], np.float32)}),
+        picture_model("number", 2.5),
     )
     response = client.post("/predict", data={"file": (io.BytesIO(SEVEN), "seven.png")})
     assert response.json == [0, [2.5], 1]  # no, number, yes

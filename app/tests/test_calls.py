@@ -212,7 +212,7 @@ def slow(serve: Callable[..., FlaskClient]) -> tuple[FlaskClient, SlowEngine]:
     engine = SlowEngine()
     manifest = make_manifest([InputSpec("x", "float32", (-1, 1), "x", "tensor")], name="slow")
     quick = make_manifest([InputSpec("x", "float32", (-1, 1), "x", "tensor")], name="quick")
-    return serve((manifest, engine), (quick, lambda inputs: {"y": inputs["x"]}), rows_model="quick", queue=1), engine
+    return serve((manifest, engine), (quick, lambda inputs: {"y": inputs["x"]}), queue=1), engine
 
 
 def test_overload_and_deadlines_have_their_status(slow: tuple[FlaskClient, SlowEngine]) -> None:

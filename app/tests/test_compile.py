@@ -654,13 +654,25 @@ def test_a_converter_that_aborts_is_an_error_with_the_models_name(folder: Path, 
     assert done.returncode == 1 and f"ERROR {folder}: the compiling process died" in done.stderr
 
 
-def test_the_check_names_the_rows_model_or_the_candidates(folder: Path, compiled: Path) -> None:
+def test_the_check_names_the_models_that_answer_without_being_named(folder: Path, compiled: Path) -> None:
     dense().save(folder / "m.keras")
+    compile_model(folder, compiled)
+    assert (
+        'pictures go to no model; rows such as {"X": "1 0|1 1"} go to no model.' in command("--check", compiled).stdout
+    )
+    card(folder, "predict: true")
     compile_model(folder, compiled)
     assert "go to m." in command("--check", compiled).stdout
     shutil.copytree(compiled / "m", compiled / "n")
     manifest = json.loads((compiled / "n" / "manifest.json").read_text())
     (compiled / "n" / "manifest.json").write_text(json.dumps({**manifest, "name": "n"}))
     done = command("--check", compiled)
-    assert done.returncode == 1 and "m, n" in done.stderr and "model_server_rows_model" in done.stderr
-    assert "go to n." in command("--check", compiled, "--rows-model", "n").stdout
+    assert done.returncode == 0 and "go to no model: m, n all take them" in done.stdout
+
+
+def test_a_model_that_needs_more_than_a_row_of_numbers_cannot_answer_without_being_named(
+    folder: Path, compiled: Path
+) -> None:
+    keras.Sequential([keras.Input((4, 3), name="x"), layers.Flatten(name="y")]).save(folder / "m.keras")
+    card(folder, "predict: true")
+    assert "POST /predict takes a picture or rows of numbers" in refusal(folder, compiled)

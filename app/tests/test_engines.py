@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,7 +15,7 @@ from model_server import engines
 from model_server.compile.build import compile_model
 from model_server.compile.convert import CANDIDATES
 from model_server.engines import EngineError, Wide, load_engine, running_threads
-from model_server.manifest import Manifest, ManifestError, read_manifest, read_manifests, rows_model
+from model_server.manifest import Manifest, ManifestError, read_manifest, read_manifests
 
 ENGINES = ("litert", "onnx", "tensorflow")
 
@@ -136,17 +135,3 @@ def test_a_manifest_of_another_version_is_refused(compiled: dict[str, tuple[Mani
         read_manifests(tmp_path)
     with pytest.raises(ManifestError, match="no compiled model here"):
         read_manifests(tmp_path / "line")
-
-
-def test_which_model_answers_rows(compiled: dict[str, tuple[Manifest, Path]]) -> None:
-    one = compiled["litert"][0]
-    two = replace(one, name="two")
-    table = replace(one, name="table", inputs=(replace(one.inputs[0], kind="columns", columns=("a", "b", "c")),))
-    assert rows_model([one, table]) is one
-    assert rows_model([table]) is None
-    assert rows_model([one, two], "two") is two
-    assert rows_model([one, table], "table") is table
-    with pytest.raises(ManifestError, match=r"line, two.*model_server_rows_model"):
-        rows_model([one, two])
-    with pytest.raises(ManifestError, match=r"nobody.*line, two"):
-        rows_model([one, two], "nobody")

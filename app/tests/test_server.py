@@ -82,7 +82,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others_alone(
     serve: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifests = [make_manifest([FLOATS], [LABEL], name=name) for name in ("bad", "good")]
-    client = serve(*((manifest, always(0.1, 0.9)) for manifest in manifests), rows_model="good")
+    client = serve(*((manifest, always(0.1, 0.9)) for manifest in manifests))
     import model_server.catalogue
 
     working = model_server.catalogue.load_engine

@@ -214,7 +214,7 @@ def test_classify_and_regress(serve: Callable[..., FlaskClient]) -> None:
         make_manifest([FLOATS], [LIKELY], name="likely"),
         lambda tensors: {"likely": tensors["x"][:, :1]},
     )
-    client = serve(ONE, likely, rows_model="one")
+    client = serve(ONE, likely)
     examples = {"context": {"x": [0.25, 0]}, "examples": [{}, {"x": [1, 0]}]}
     assert client.post("/v1/models/likely:classify", json=examples).json == {
         "results": [[["no", 0.75], ["yes", 0.25]], [["no", 0.0], ["yes", 1.0]]]

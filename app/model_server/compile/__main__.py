@@ -1,5 +1,5 @@
 """The command: python -m model_server.compile models/ compiled/ [--part NAME|NAME.VERSION]
-or, to check compiled models together: python -m model_server.compile --check compiled/ [--rows-model NAME]
+or, to check compiled models together: python -m model_server.compile --check compiled/
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..manifest import MANIFEST, VERSIONS, ManifestError, read_versions, rows_model
+from ..manifest import MANIFEST, VERSIONS, ManifestError, read_versions, takes_image, takes_numbers
 from . import CompileError
 from .build import Report, compile_model, label_versions
 from .card import CardError, find_versions, load_card, load_versions
@@ -39,26 +39,28 @@ def main(arguments: list[str] | None = None) -> int:
         help="only a model without versions, a version (NAME.VERSION) or, of a model with versions, the labels alone",
     )
     parser.add_argument("--check", action="store_true", help="compile nothing; check compiled models together")
-    parser.add_argument(
-        "--rows-model", metavar="NAME", default="", help='with --check: the model that answers {"X": "1 0"}'
-    )
     options = parser.parse_args(arguments)
     if options.check:
-        return _check(options.compiled, options.rows_model)
+        return _check(options.compiled)
     if options.models is None:
         parser.error("name the folder with the models and the folder for the compiled models")
     return _compile(options.models, options.compiled, options.part)
 
 
-def _check(compiled: Path, wanted: str) -> int:
+def _check(compiled: Path) -> int:
     try:
         models = read_versions(compiled)
-        rows = rows_model([model.default for model in models], wanted)
     except ManifestError as error:
         print(f"ERROR {error}", file=sys.stderr)
         return 1
     names = ", ".join(model.part(manifest.version) for model in models for manifest in model.manifests)
-    print(f'{compiled}: {names}; rows such as {{"X": "1 0|1 1"}} go to {rows.name if rows else "no model"}.')
+    answering = [model.default for model in models if model.default.predict]
+    pictures = [one.name for one in answering if takes_image(one)]
+    rows = [one.name for one in answering if takes_numbers(one)]
+    pictures_go_to = ", ".join(pictures) or "no model"
+    rows_go_to = rows[0] if len(rows) == 1 else f"no model: {', '.join(rows)} all take them" if rows else "no model"
+    print(f"{compiled}: {names}.")
+    print(f'POST /predict: pictures go to {pictures_go_to}; rows such as {{"X": "1 0|1 1"}} go to {rows_go_to}.')
     return 0
 
 

@@ -26,6 +26,8 @@ from ..manifest import (
     OutputSpec,
     TensorSpec,
     example_files,
+    takes_image,
+    takes_numbers,
     write_manifest,
     write_versions,
 )
@@ -233,7 +235,7 @@ def _draft(card: Card, source: Source) -> Manifest:
     _known(card, "outputs", card.outputs, source.outputs)
     inputs = tuple(_input(card, spec) for spec in source.inputs)
     outputs = tuple(_output(card, spec) for spec in source.outputs)
-    return Manifest(
+    draft = Manifest(
         name=card.name,
         version=card.version or "1",
         title=card.title or card.name,
@@ -245,7 +247,13 @@ def _draft(card: Card, source: Source) -> Manifest:
         inputs=inputs,
         outputs=outputs,
         examples=tuple(_examples(card, outputs)),
+        predict=card.predict,
     )
+    if card.predict and not (takes_image(draft) or takes_numbers(draft)):
+        raise CompileError(
+            f"{card.path}: predict: POST /predict takes a picture or rows of numbers; this model needs more. Remove it."
+        )
+    return draft
 
 
 def _known(card: Card, field: str, names: Iterable[str], specs: list[TensorSpec]) -> None:

@@ -328,6 +328,7 @@ class Card(_Mapping):
     inputs: dict[str, InputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
     outputs: dict[str, OutputCard] = Field({}, description="By the model's own names; one left out is plain numbers.")
     examples: Annotated[list[ExampleCard], AfterValidator(_named)] = Field([], description="Checked at every release.")
+    predict: bool = Field(False, description="true lets the model answer POST /predict, which names no model.")
     versions: VersionsCard | None = Field(None, description="Of a model with a numbered folder for each version.")
     _place: Place = PrivateAttr()
     _path: Path = PrivateAttr()

@@ -1,11 +1,14 @@
 """POST /predict, as the clients of two articles send it. They work unchanged; Slipway grew from these articles.
 
 - "Deploy Keras models to production level easily" (2020, https://github.com/s-gbz/keras-flask-deploy-webapp): an
-  upload in the form field `file`, here also `image`, is answered by every model that takes a picture. The answer is a
-  JSON array in the order of the models' names: 0 or 1 of a binary model, else the index of the likeliest class.
+  upload in the form field `file`, here also `image`, is answered by several models. The answer is a JSON array in the
+  order of the models' names: 0 or 1 of a binary model, else the index of the likeliest class.
 - "Hosting a Keras model with the Tensorflow Backend on Azure App Services" (2017,
   https://github.com/mitchellspryn/AzureAppServiceKerasDemo): rows as text, `{"X": "1 0|1 1"}`, are answered by one
   model with `{"labels": [[…], […]]}`.
+
+These requests name no model. A model answers them only if its card says so, so that a model that is added changes no
+client's answer.
 """
 
 from __future__ import annotations
@@ -18,21 +21,18 @@ from flask import Blueprint, Response, request
 
 from ..answers import verdict
 from ..bodies import is_upload, json_response, read_json, read_upload
-from ..catalogue import Catalogue
-from ..inputs import InputError, takes_image
-from ..manifest import rows_model
+from ..catalogue import Catalogue, Model
+from ..inputs import InputError
+from ..manifest import takes_image, takes_numbers
 
 INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
-    """Return the route; `wanted` names the model that answers rows, or is empty.
-
-    Raises ManifestError if it is unclear which model that is.
-    """
-    pictures = [model.manifest.name for model in catalogue if takes_image(model.manifest)]
-    chosen = rows_model([model.manifest for model in catalogue], wanted)
+def articles(catalogue: Catalogue) -> Blueprint:
+    """Return the route."""
+    pictures = [model for model in catalogue if model.manifest.predict and takes_image(model.manifest)]
+    numbers = [model for model in catalogue if model.manifest.predict and takes_numbers(model.manifest)]
     blueprint = Blueprint("articles", __name__)
 
     @blueprint.post("/predict")
@@ -42,8 +42,8 @@ def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
     def _upload() -> Response:
         picture = read_upload(request)
         if not pictures:
-            raise InputError("no model of this server takes a picture; GET /models lists what they take")
-        models = filter(None, [catalogue.choose(name) for name in pictures])
+            raise _no_model("a picture", [model for model in catalogue if takes_image(model.manifest)])
+        models = filter(None, [catalogue.choose(model.manifest.name) for model in pictures])
         return json_response([verdict(model.manifest, model.from_upload(picture)) for model in models])
 
     def _rows() -> Response:
@@ -51,13 +51,29 @@ def articles(catalogue: Catalogue, wanted: str) -> Blueprint:
         if "X" not in body:
             raise InputError('no X in the body; send {"X": "1 0|1 1"}, or a picture in the form field file')
         rows = parse_rows(body["X"])
-        model = catalogue.choose(chosen.name) if chosen else None
-        if model is None:
-            raise InputError("no model of this server takes rows of unnamed numbers; GET /models lists what they take")
+        if not numbers:
+            raise _no_model("rows of numbers", [model for model in catalogue if takes_numbers(model.manifest)])
+        if len(numbers) > 1:
+            raise InputError(f"{_names(numbers)} take rows of numbers; ask one of them at /predict/NAME")
+        model = catalogue.choose(numbers[0].manifest.name) or numbers[0]
         outputs = model.from_rows(rows)
         return json_response({"labels": outputs[model.manifest.outputs[0].name]}, tokens=True)
 
     return blueprint
+
+
+def _no_model(what: str, able: list[Model]) -> InputError:
+    if not able:
+        return InputError(f"no model of this server takes {what}; GET /models lists what they take")
+    return InputError(
+        f"no model takes {what} without being named; ask at /predict/NAME, where NAME is {_names(able, 'or')}. Models "
+        "with predict: true in their cards answer here"
+    )
+
+
+def _names(models: list[Model], word: str = "and") -> str:
+    *most, last = [model.manifest.name for model in models]
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def parse_rows(text: Any) -> list[list[int | float]]:

@@ -215,7 +215,7 @@ def test_a_check_prints_every_fault_and_how_the_other_models_were_compiled(model
     outcome = run_roles("model_image/check", model_image_models=str(models))
     assert outcome.failure == "" and COMPILE not in outcome.changed
     assert rows(outcome.said) == ["digits_even", "xor"]
-    assert "1 0|1 1" in outcome.said and "go to xor" in outcome.said
+    assert "pictures go to digits_even" in outcome.said and "go to xor" in outcome.said
 
 
 def test_a_check_of_one_model_leaves_the_others_alone(models: Path, run_roles: Callable) -> None:
@@ -256,13 +256,12 @@ def test_each_version_of_a_model_is_compiled_alone_and_none_when_a_label_moves(
     assert compiled() == {"xor"}
 
 
-def test_models_that_cannot_be_served_together_are_a_fault(models: Path, run_roles: Callable) -> None:
+def test_a_check_says_that_several_models_take_rows(models: Path, run_roles: Callable) -> None:
     shutil.copytree(models / "xor", models / "xor_again")
     outcome = run_roles("model_image/check", model_image_models=str(models))
-    assert "model_server_rows_model" in outcome.failure
-    assert rows(outcome.said) == ["digits", "digits_even", "wine", "xor", "xor_again"]
-    outcome = run_roles("model_image/check", model_image_models=str(models), model_server_rows_model="xor")
     assert outcome.failure == ""
+    assert rows(outcome.said) == ["digits", "digits_even", "wine", "xor", "xor_again"]
+    assert "go to no model: xor, xor_again all take them" in outcome.said
 
 
 def test_a_server_of_another_architecture_is_refused(run_roles: Callable) -> None:
