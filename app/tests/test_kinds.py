@@ -17,6 +17,7 @@ from PIL import Image
 
 from model_server.app import create_app
 from model_server.compile import CompileError
+from model_server.compile.__main__ import _table
 from model_server.compile.build import compile_model
 from model_server.manifest import Manifest, read_manifest
 from model_server.settings import Settings
@@ -198,3 +199,60 @@ def test_a_mask_has_a_label_for_each_pixel(deploy: Deploy) -> None:
     answer = client.post("/predict/m", data=png(NOISE), content_type="image/png").json["answers"][0]["mask"]
     assert np.shape(answer["values"]) == (16, 16, 1)
     np.testing.assert_array_equal(np.array(answer["label"]) == "red", NOISE[:, :, 0] > 127)
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def digit(*first: layers.Layer, bias: float = 0.0) -> keras.Model:
+    picture = keras.Input((4, 4, 1), name="picture")
+    x = picture
+    for layer in first:
+        x = layer(x)
+    model = keras.Model(picture, layers.Dense(1, activation="sigmoid", name="one")(layers.Flatten()(x)))
+    kernel, _ = model.get_layer("one").get_weights()
+    model.get_layer("one").set_weights([kernel, np.array([bias])])
+    return model
+
+
+EXAMPLE = (
+    "examples: [{input: [[[0], [0.1], [0], [0]], [[0], [0], [0.3], [0]], [[0], [0], [0], [0]], [[1], [0], [0], [1]]]}]"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "words"),
+    [
+        (digit(), "inputs: {picture: {kind: image, scale: 1/255}}", ["no example"]),
+        (digit(), "inputs: {picture: {kind: image}}\n" + EXAMPLE, ["inputs.picture has no scale"]),
+        (digit(), "inputs: {picture: {kind: image, scale: 1}}\n" + EXAMPLE, []),
+        (digit(layers.Rescaling(1 / 255)), "inputs: {picture: {kind: image}}\n" + EXAMPLE, []),
+        (digit(bias=90), "inputs: {picture: {kind: image, scale: 1/255}}\n" + EXAMPLE, ["every answer", "0 or 1"]),
+        (
+            digit(),
+            "inputs: {picture: {kind: image, scale: 1/255}}\noutputs: {one: {kind: binary}}\n" + EXAMPLE,
+            [],
+        ),
+    ],
+)
+def test_what_hides_a_wrong_scale_is_a_warning(tmp_path: Path, model: keras.Model, card: str, words: list[str]) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    model.save(folder / "m.keras")
+    (folder / "model.yml").write_text(card)
+    report = compile_model(folder, tmp_path / "compiled")
+    assert [word for word in words if word not in " ".join(report.warnings)] == []
+    assert bool(report.warnings) == bool(words)
+    assert all(f"m: warning: {warning}" in _table([report]) for warning in report.warnings)
+
+
+def test_a_picture_whose_numbers_are_small_is_a_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    picture = keras.Input((4, 4, 1), name="picture")
+    keras.Model(picture, layers.Conv2D(1, 1, activation="sigmoid", name="mask")(picture)).save(folder / "m.keras")
+    (folder / "model.yml").write_text(
+        f"inputs: {{picture: {{kind: image, scale: 1/255}}}}\noutputs: {{mask: {{kind: image}}}}\n{EXAMPLE}"
+    )
+    (warning,) = compile_model(folder, tmp_path / "compiled").warnings
+    assert "outputs.mask" in warning and "black" in warning

@@ -165,6 +165,7 @@ def _table(reports: list[Report]) -> str:
         lines += [f"{report.name}: not by {refusal}" for refusal in report.refusals]
         if report.recorded:
             lines.append(f"{report.name}: the model's own answer was recorded for {report.recorded} of its examples")
+        lines += [f"{report.name}: warning: {warning}" for warning in report.warnings]
     return "\n".join(line.rstrip() for line in lines)
 
 

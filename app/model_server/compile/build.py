@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..answers import check_expected, record
 from ..engines import Engine, EngineError, Tensors, load_engine
 from ..inputs import InputError, encode_example, nearest
@@ -76,6 +78,7 @@ class Report:
     `engine` is its name for people, `speed` how fast it is, `size` is in bytes, `largest_difference` is between the
     engine's answers and the model's own. `others` has the speed of each other engine that could serve the model, by its
     name for people, `refusals` say why the rest cannot, and of `recorded` examples the answer is the model's own.
+    `warnings` are sentences.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Report:
     others: dict[str, str]
     refusals: tuple[str, ...]
     recorded: int
+    warnings: tuple[str, ...]
 
 
 def compile_model(folder: Path, compiled: Path, version: str = "") -> Report:
@@ -113,7 +117,7 @@ def compile_model(folder: Path, compiled: Path, version: str = "") -> Report:
         ) from None
     try:
         with tempfile.TemporaryDirectory(prefix="compile-") as scratch, _quiet():
-            manifest, choice = _compile(card, partial, Path(scratch))
+            manifest, choice, warnings = _compile(card, partial, Path(scratch))
         write_manifest(manifest, partial)
         write_measured(choice.seconds, card.goal, partial)
         _normalise(partial)
@@ -140,10 +144,11 @@ def compile_model(folder: Path, compiled: Path, version: str = "") -> Report:
         },
         refusals=choice.refusals,
         recorded=sum(example.expect is None for example in card.examples),
+        warnings=warnings,
     )
 
 
-def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice]:
+def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice, tuple[str, ...]]:
     source = load_source(card, scratch)
     draft = _draft(card, source)
     for example in draft.examples:
@@ -167,7 +172,8 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
         if wrong := check_expected(draft, answers[f"example {example.name}"], example):
             raise CompileError(f"{card.path}: {wrong}. Correct the card, or train the model again.")
     choice = _choose(card, source, draft, folder, probes)
-    return replace(draft, engine=choice.candidate.engine, file=choice.candidate.file), choice
+    manifest = replace(draft, engine=choice.candidate.engine, file=choice.candidate.file)
+    return manifest, choice, tuple(_warnings(card, source, draft, probes))
 
 
 def _choose(card: Card, source: Source, draft: Manifest, folder: Path, probes: list[Probe]) -> _Choice:
@@ -224,6 +230,49 @@ def _try(
 
 def _recorded(draft: Manifest, example: Example, answer: Tensors) -> Example:
     return example if example.expect else replace(example, expect=record(draft, answer))
+
+
+# ---------------------------------------------------------------- what the card may get wrong unnoticed
+
+# Layers that can bring pixels into the model's range.
+SCALING = {"Rescaling", "Normalization", "Lambda", "TFOpLambda", "TrueDivide", "Divide", "Subtract", "Multiply"}
+SATURATED = 1e-3
+
+
+def _warnings(card: Card, source: Source, draft: Manifest, probes: list[Probe]) -> Iterator[str]:
+    """Yield what leaves a wrong scale unnoticed."""
+    if not draft.examples:
+        yield "no example. A release is not asked anything whose answer is known; add examples to the card."
+    for name, given in card.inputs.items():
+        unscaled = isinstance(given, ImageInput) and "scale" not in given.model_fields_set
+        if unscaled and source.layers is not None and not source.layers & SCALING:
+            yield (
+                f"inputs.{name} has no scale, and the model no layer that rescales: it gets pixels of 0 … 255. Write "
+                "the scale that it was trained with, such as scale: 1/255; scale: 1 if that is it."
+            )
+    for spec in draft.outputs:
+        answers = [probe.answer[spec.name] for probe in probes]
+        if isinstance(card.outputs.get(spec.name), ImageOutput):
+            if spec.scale == 1 and all((np.abs(answer) <= 1.5).all() for answer in answers):
+                yield (
+                    f"outputs.{spec.name}: all numbers are within -1.5 … 1.5, so its pictures are black. Write the "
+                    "scale of a pixel, such as scale: 1/255."
+                )
+        elif spec.dtype.startswith("float") and all(map(_saturated, answers)):
+            yield (
+                f"outputs.{spec.name}: every answer, to the examples and to random input, is 0 or 1 to three digits. A "
+                "wrong scale may not show. Add an example whose answer lies between, with that number."
+            )
+
+
+def _saturated(answer: np.ndarray) -> bool:
+    """Return whether all scores say yes or no without doubt; of several classes, the likeliest."""
+    rows = answer.reshape(-1, answer.shape[-1]) if answer.ndim > 1 else answer.reshape(-1, 1)
+    top = rows.max(axis=1, initial=-np.inf)
+    near = np.abs(1 - top) < SATURATED
+    if rows.shape[1] == 1:
+        near |= np.abs(top) < SATURATED
+    return bool(near.all() and (rows > -SATURATED).all())
 
 
 # ---------------------------------------------------------------- the card against the model

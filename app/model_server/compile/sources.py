@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +37,7 @@ class Source:
 
     `format` is "keras", "h5", "json+h5" or "saved_model". `call` is the model's own answer, by Keras or by the
     SavedModel's signature. Every engine's file is made from the folder `saved_model`. The specs' kind is "tensor".
+    `layers` are the names of a Keras file's layer classes; None if they are not known.
     """
 
     format: str
@@ -45,6 +46,7 @@ class Source:
     call: Callable[[Tensors], Tensors]
     saved_model: Path
     signature: str = SIGNATURE
+    layers: frozenset[str] | None = None
 
 
 def load_source(card: Card, scratch: Path) -> Source:
@@ -83,7 +85,8 @@ def _load_keras(card: Card, folder: Path) -> Source:
         framework = importlib.import_module(name)
         try:
             model = _load_with(framework, card, architecture, custom)
-            return _export(framework, model, architecture.format, folder)
+            source = _export(framework, model, architecture.format, folder)
+            return replace(source, layers=frozenset(item["class_name"] for item in _objects(architecture.config)))
         except CompileError:
             raise
         except Exception as error:  # whatever Keras raises, the other Keras may read the file
