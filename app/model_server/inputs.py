@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .engines import Tensors
-from .manifest import Example, InputSpec, Manifest, TensorSpec, takes_image
+from .manifest import Example, InputSpec, Manifest, TensorSpec, replace_files, takes_image
 
 # A picture below this is decoded in 1 to 2 ms.
 INLINE_PIXELS = 100_000
@@ -89,14 +89,8 @@ def encode_rows(manifest: Manifest, rows: Any, limits: Limits = Limits()) -> Ten
 
 def encode_example(manifest: Manifest, example: Example, folder: Path) -> Tensors:
     """Turn an example into a batch of one; its pictures are read from `folder`, the compiled model's."""
-
-    def read(value: Any) -> Any:
-        return (folder / value).read_bytes() if isinstance(value, str) else value
-
-    row = example.input
-    if isinstance(row, dict):
-        return encode_row(manifest, {key: read(value) for key, value in row.items()})
-    return encode_row(manifest, read(row))
+    row = replace_files(example.input, manifest.pictures, lambda name: (folder / name).read_bytes())
+    return encode_row(manifest, row)
 
 
 def zeros(manifest: Manifest) -> Tensors:

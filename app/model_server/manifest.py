@@ -15,7 +15,7 @@ Standard library only: the runtime image has no YAML parser and, for most models
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ class OutputSpec(TensorSpec):
 class Example:
     """A question with its right answer.
 
-    `input` is a row: a file's path below the compiled model's folder, a list of numbers, or a dict (column → number,
-    or input name → nested list or path). `expect` maps an output's name to a label, a number or a nested list, or to
+    `input` is a row: a picture's path below the compiled model's folder, a list, a text, or a dict (column → value, or
+    input name → value or path). `expect` maps an output's name to a label, a number or a nested list, or to
     the model's own answer as `answers.record` keeps it. `tolerance` is the largest difference of a number that still
     counts as right; of a recorded answer, as a share of its largest number.
     """
@@ -113,6 +113,10 @@ class Manifest:
     examples: tuple[Example, ...]
     predict: bool = False
 
+    @property
+    def pictures(self) -> frozenset[str]:
+        """The names of the inputs that are pictures."""
+        return frozenset(spec.name for spec in self.inputs if spec.kind == "image")
 
 @dataclass(frozen=True)
 class Versions:
@@ -145,10 +149,22 @@ class Versions:
         return f"{self.name}.{version}" if self.numbered else self.name
 
 
-def example_files(row: Any) -> list[str]:
-    """Return the files that an example's input names: a text, alone or as an input's value, is a file's name."""
-    values = row.values() if isinstance(row, dict) else [row]
-    return [value for value in values if isinstance(value, str)]
+def example_files(row: Any, pictures: Collection[str]) -> list[str]:
+    """Return the files that an example's input names: the texts of the inputs `pictures`."""
+    files: list[str] = []
+    replace_files(row, pictures, files.append)
+    return files
+
+
+def replace_files(row: Any, pictures: Collection[str], replace: Callable[[str], Any]) -> Any:
+    """Return an example's input with `replace(name)` for each file's name."""
+
+    def replaced(value: Any) -> Any:
+        return replace(value) if isinstance(value, str) else value
+
+    if isinstance(row, dict):
+        return {name: replaced(value) if name in pictures else value for name, value in row.items()}
+    return replaced(row) if pictures else row
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -67,6 +67,17 @@ def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
     assert card.weights and (card.model.name, card.weights.name) == ("model.json", "model.h5")
 
 
+PICTURE = "inputs: {a: {kind: image}}\nexamples: "
+
+
+def test_a_text_is_a_file_only_for_a_picture(folder: Path) -> None:
+    card = load_card(
+        write(folder, "inputs: {a: {kind: image}}\nexamples: [{input: {a: examples/tom.png, b: some words}}]")
+    )
+    assert card.examples[0].input["b"] == "some words"
+    assert load_card(write(folder, "examples: [{input: some words}]")).examples[0].input == "some words"
+
+
 @pytest.mark.parametrize(
     ("card", "told"),
     [
@@ -98,8 +109,9 @@ def test_an_architecture_takes_the_weights_beside_it(folder: Path) -> None:
         ("outputs: {a: {kind: binary, threshold: 50}}", ["outputs.a.threshold", "between 0 and 1"]),
         ("examples: {input: 1}", ["examples", "not a list"]),
         ("examples: [{expect: 1}]", ["examples[0]", "input is missing"]),
-        ("examples: [{input: examples/tim.png, expect: 1}]", ["examples[0].input", "tim.png", "tom.png"]),
-        ("examples: [{input: cats.keras, expect: 1}]", ["examples[0].input", "below examples/"]),
+        (f"{PICTURE}[{{input: examples/tim.png, expect: 1}}]", ["examples: ", "tim.png", "tom.png"]),
+        (f"{PICTURE}[{{input: {{a: cats.keras}}, expect: 1}}]", ["examples: 1", "below examples/"]),
+        (f"{PICTURE}[{{name: all, input: examples}}]", ["examples: all", "not a file"]),
         (
             "examples: [{input: 1, expect: 1, name: a}, {input: 2, expect: 1, name: a}]",
             ["'a'", "its own name"],

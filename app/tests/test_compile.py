@@ -617,9 +617,10 @@ def test_the_command_gives_equal_files_every_time_and_removes_models_that_are_go
     one, two = tmp_path / "one", tmp_path / "two"
     done = command(models, one)
     assert done.returncode == 0, done.stderr
-    header, _, row, why = done.stdout.splitlines()
+    header, _, row, why, warning = done.stdout.splitlines()
     assert header.split() == ["model", "source", "engine", "speed", "size", "largest", "difference", "seconds"]
     assert row.split()[:4] == ["m", "keras", "ONNX", "Runtime"] and why.startswith("m: not by LiteRT: ")
+    assert warning.startswith("m: warning: no example.")
     shutil.copytree(one / "m", two / "gone")
     shutil.copytree(one / "m", two / "m")
     (two / "m" / "left_over").touch()

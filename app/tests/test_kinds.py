@@ -256,3 +256,68 @@ def test_a_picture_whose_numbers_are_small_is_a_warning(tmp_path: Path) -> None:
     )
     (warning,) = compile_model(folder, tmp_path / "compiled").warnings
     assert "outputs.mask" in warning and "black" in warning
+
+
+# ---------------------------------------------------------------- text and categories
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_text_in(deploy: Deploy, shape: tuple[int, ...]) -> None:
+    vectorize = layers.TextVectorization(output_mode="multi_hot", vocabulary=["good", "bad"])
+    text = keras.Input(shape, dtype="string", name="text")
+    mood = layers.Dense(1, activation="sigmoid", name="mood")(vectorize(text))
+    model = keras.Model(text, mood)
+    model.get_layer("mood").set_weights([np.array([[0.0], [2], [-2]]), np.zeros(1)])
+    row = {(): "a {} film", (1,): "[a {} film]"}[shape]
+    manifest, client = deploy(
+        model,
+        f"""
+        outputs: {{mood: {{kind: binary, labels: [bad, good]}}}}
+        examples:
+          - {{input: {row.format("good")}, expect: good}}
+          - {{input: {{text: {row.format("bad")}}}, expect: bad}}
+          - {{input: {row.format("new")}}}
+        """,
+    )
+    assert (manifest.engine, manifest.inputs[0].dtype) == ("tensorflow", "string")
+    answers = ask(client, *(one if shape == () else [one] for one in ("good and good", "bad", "")))
+    assert [round(one["mood"]["values"][0], 2) for one in answers] == [0.88, 0.12, 0.5]
+    (described,) = client.get("/models").json["models"]
+    assert described["examples"][0]["row"] == ("a good film" if shape == () else ["a good film"])
+
+
+def test_categories_and_numbers_in_and_several_outputs(deploy: Deploy) -> None:
+    """A table's row, as Keras's guide to structured data has it: an input a column, each of one value."""
+    color = keras.Input((1,), dtype="string", name="color")
+    rooms = keras.Input((1,), dtype="int32", name="rooms")
+    area = keras.Input((1,), name="area")
+    known = layers.StringLookup(vocabulary=["red", "blue"], output_mode="one_hot")(color)
+    size = layers.IntegerLookup(vocabulary=[1, 2], output_mode="one_hot")(rooms)
+    features = layers.Concatenate()([known, size, area])
+    scores = layers.Dense(2, activation="softmax", name="sold")(features)
+    model = keras.Model([color, rooms, area], [scores, layers.Dense(1, name="price")(features)])
+    manifest, client = deploy(
+        model,
+        """
+        inputs:
+          color: {kind: columns, columns: [color]}
+          rooms: {kind: columns, columns: [rooms]}
+          area: {kind: columns, columns: [square_metres]}
+        outputs:
+          sold: {kind: classes, labels: [no, yes]}
+        examples:
+          - {name: red, input: {color: red, rooms: 2, square_metres: 1.5}}
+          - {name: grey, input: {color: grey, rooms: 7, square_metres: 0.5}}
+        """,
+    )
+    assert set(manifest.examples[0].expect) == {"sold", "price"}
+    (answer,) = ask(client, {"color": "blue", "rooms": 1, "square_metres": 2})
+    own = model([np.array([["blue"]], object), np.array([[1]]), np.array([[2.0]])])
+    np.testing.assert_allclose(answer["sold"]["values"], own[0][0], atol=1e-5)
+    np.testing.assert_allclose(answer["price"]["values"], own[1][0], atol=1e-5)
+    assert answer["sold"]["label"] in ("no", "yes")
+
+
+def test_a_picture_without_its_kind_is_refused_with_the_remedy(deploy: Deploy) -> None:
+    with pytest.raises(CompileError, match=r"kind: image for its input"):
+        deploy(digit(), "examples: [{input: examples/seven.png}]")

@@ -152,7 +152,7 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
     source = load_source(card, scratch)
     draft = _draft(card, source)
     for example in draft.examples:
-        for name in example_files(example.input):
+        for name in example_files(example.input, draft.pictures):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(card.file(name), folder / name)
     encoded = {}
@@ -160,7 +160,9 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
         try:
             encoded[example.name] = encode_example(draft, example, folder)
         except InputError as error:
-            raise CompileError(f"{card.path}: example {example.name}: {error}.") from None
+            file = any(text.startswith("examples/") for text in _texts(example.input))
+            hint = " To the model a text is a picture's file only with kind: image for its input." if file else ""
+            raise CompileError(f"{card.path}: example {example.name}: {error}.{hint}") from None
     probes = make_probes(source, draft.inputs, encoded)
     answers = {probe.name: probe.answer for probe in probes}
     tried = probes[len(encoded)].inputs  # the first random ones
@@ -413,8 +415,8 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
-        for item in value:
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _texts(item)
     elif isinstance(value, str):
         yield value

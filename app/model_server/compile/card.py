@@ -232,7 +232,7 @@ class ExampleCard(_Mapping):
     """A question with its right answer. `expect` may be short: the answer alone if the model has one output."""
 
     name: Text = Field("", description="By default, the example's number.")
-    input: Any = Field(description="A picture's file below examples/, a number, nested lists, or an object of these.")
+    input: Any = Field(description="A picture's file below examples/, a number, a text, lists, or an object of these.")
     expect: Any = Field(
         None,
         description="A label, a number or a list of numbers; or an object of these, by output. By default, what the "
@@ -244,16 +244,6 @@ class ExampleCard(_Mapping):
         description="The largest difference of a number that counts as right; without expect, as a share of the "
         "answer's largest number.",
     )
-
-    @field_validator("input")
-    @classmethod
-    def _files_exist(cls, value: Any, info: Info) -> Any:
-        for name in example_files(value):
-            if not _file(name, info).is_file():
-                raise ValueError(f"{name} is not a file; name one file")
-            if Path(name).parts[0] != "examples" or ".." in Path(name).parts:
-                raise ValueError(f"{name} is not below examples/; move the file there")
-        return value
 
 
 def _label(name: str) -> str:
@@ -364,6 +354,18 @@ class Card(_Mapping):
                 "leave it out"
             )
         return value
+
+    @field_validator("examples")
+    @classmethod
+    def _files_exist(cls, examples: list[ExampleCard], info: Info) -> list[ExampleCard]:
+        pictures = [name for name, one in info.data.get("inputs", {}).items() if one.kind == "image"]
+        for example in examples:
+            for name in example_files(example.input, pictures):
+                if not _file(name, info).is_file():
+                    raise ValueError(f"{example.name}: {name} is not a file; name one file")
+                if Path(name).parts[0] != "examples" or ".." in Path(name).parts:
+                    raise ValueError(f"{example.name}: {name} is not below examples/; move the file there")
+        return examples
 
     @field_validator("model", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request, send_file
 from ..bodies import is_upload, json_response, read_json, read_upload
 from ..catalogue import Catalogue, Model, NotFound
 from ..inputs import InputError, nearest
-from ..manifest import Example, InputSpec, Manifest, OutputSpec, example_files
+from ..manifest import Example, InputSpec, Manifest, OutputSpec, example_files, replace_files
 
 
 def predict(catalogue: Catalogue) -> Blueprint:
@@ -38,7 +38,8 @@ def predict(catalogue: Catalogue) -> Blueprint:
     @blueprint.get("/models/<name>/<path:path>")
     def example(name: str, path: str) -> Response:
         model = found(catalogue.get(name), name)
-        if path not in {file for one in model.manifest.examples for file in example_files(one.input)}:
+        manifest = model.manifest
+        if path not in {file for one in manifest.examples for file in example_files(one.input, manifest.pictures)}:
             raise NotFound(f"the model {name} has no example {path}; GET /models lists its examples")
         kind = mimetypes.guess_type(path)[0] or ""
         return send_file(
@@ -107,9 +108,4 @@ def _output(spec: OutputSpec) -> dict[str, Any]:
 
 def _row(manifest: Manifest, example: Example) -> Any:
     """Return the example's row, with `{"url": …}` for each picture: where the page fetches it from."""
-
-    def linked(value: Any) -> Any:
-        return {"url": f"models/{manifest.name}/{value}"} if isinstance(value, str) else value
-
-    row = example.input
-    return {key: linked(value) for key, value in row.items()} if isinstance(row, dict) else linked(row)
+    return replace_files(example.input, manifest.pictures, lambda file: {"url": f"models/{manifest.name}/{file}"})
