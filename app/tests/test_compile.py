@@ -552,6 +552,7 @@ PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
         ("outputs: {y: {kind: image}}", ["outputs.y", "kind: image", "[any, 2]"]),
         ("examples: [{input: [1, 2], expect: [0, 0]}]", ["example 1", "[batch, 4]"]),
         ("examples: [{input: [1, 2, 3, 4], expect: {z: 1}}]", ["example 1", "no output z", "y"]),
+        ("examples: [{input: [1, 2, 3, 4], expect: {y: {a: 1}}}]", ["example 1", "y: an object is no answer"]),
         ("examples: [{input: [1, 2, 3, 4], expect: cat}]", ["example 1", "no label 'cat'", "number"]),
         (
             "examples: [{name: four, input: [1, 2, 3, 4], expect: [99, 99]}]",

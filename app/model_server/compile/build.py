@@ -407,6 +407,8 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
             if name not in known:
                 raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")
             spec = known[name]
+            if isinstance(value, dict):  # only a recorded answer is one
+                raise CompileError(f"{where}: {name}: an object is no answer; write a label, a number or a list.")
             unknown = [text for text in _texts(value) if text not in spec.labels]
             if unknown and spec.dtype != "string":
                 labels = f"its labels: {', '.join(spec.labels)}" if spec.labels else "it has no labels; write a number"
