@@ -565,9 +565,9 @@ def test_a_card_that_does_not_fit_the_model_is_refused(
 ) -> None:
     dense().save(folder / "m.keras")
     card(folder, text)
-    message = refusal(folder, compiled)
-    assert str(folder / "model.yml") in message
-    assert [part for part in message if part not in message] == []
+    refused = refusal(folder, compiled)
+    assert str(folder / "model.yml") in refused
+    assert [part for part in message if part not in refused] == []
 
 
 def test_a_picture_of_the_wrong_color_is_refused(folder: Path, compiled: Path) -> None:
