@@ -63,7 +63,7 @@ def record(manifest: Manifest, outputs: Tensors) -> dict[str, Any]:
 
     Floats have six digits: more than enough to compare, and the same on processors that differ in the last bits.
     """
-    return {spec.name: _recorded(outputs[spec.name][0]) for spec in manifest.outputs}
+    return {spec.name: _recorded(outputs[spec.name][0, ...]) for spec in manifest.outputs}
 
 
 def all_finite(outputs: Tensors) -> bool:

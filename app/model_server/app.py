@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app.register_blueprint(inference(app.catalogue))
     app.register_blueprint(health(app.catalogue))
     app.register_blueprint(metrics())
-    app.register_blueprint(openapi(app.catalogue, settings.rows_model))
+    app.register_blueprint(openapi(app.catalogue))
     _answer_errors_in_json(app, settings)
     app.wsgi_app = Requests(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

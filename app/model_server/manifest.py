@@ -118,6 +118,7 @@ class Manifest:
         """The names of the inputs that are pictures."""
         return frozenset(spec.name for spec in self.inputs if spec.kind == "image")
 
+
 @dataclass(frozen=True)
 class Versions:
     """A compiled model: the manifest of each version, the lowest first, and which version requests that name none get.

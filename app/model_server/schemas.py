@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 
 from .engines import Tensors
 from .inputs import encode_example, zeros
-from .manifest import Example, InputSpec, Manifest, OutputSpec, TensorSpec, example_files
+from .manifest import Example, InputSpec, Manifest, OutputSpec, TensorSpec, replace_files
 
 Schema = dict[str, Any]
 
 FILE: Schema = {"$ref": "#/components/schemas/File"}
+INDEX: Schema = {"type": ["integer", "null"]}
 FORMATS = {"float32": "float", "float64": "double"}
 
 
@@ -85,7 +87,7 @@ def answer(manifest: Manifest) -> Schema:
 
 def verdict(spec: OutputSpec) -> Schema:
     """Return the schema of an output's answer in short, as answers.verdict gives it."""
-    return tensor(spec, nullable=True) if spec.kind == "numbers" else {"type": ["integer", "null"]}
+    return tensor(spec, nullable=True) if spec.kind in ("numbers", "image") else _a_step(spec, INDEX)
 
 
 def by_name(properties: dict[str, Schema]) -> Schema:
@@ -94,8 +96,11 @@ def by_name(properties: dict[str, Schema]) -> Schema:
 
 def tensor(spec: TensorSpec, batch: bool = False, nullable: bool = False) -> Schema:
     """Return the schema of the tensor as nested lists, with or without the batch axis."""
-    schema = scalar(spec, nullable)
-    for size in reversed(spec.shape if batch else spec.shape[1:]):
+    return _nested(scalar(spec, nullable), spec.shape if batch else spec.shape[1:])
+
+
+def _nested(schema: Schema, shape: Sequence[int]) -> Schema:
+    for size in reversed(shape):
         schema = {"type": "array", "items": schema, "minItems": max(size, 1)}
         if size > 0:
             schema["maxItems"] = size
@@ -119,32 +124,40 @@ def _value(spec: InputSpec) -> Schema:
 
 
 def _decoded(spec: OutputSpec) -> Schema:
+    if spec.kind == "image":
+        return by_name({"image": {"anyOf": [FILE, {"type": "null"}]}})
     values = {"values": tensor(spec, nullable=True)}
     if spec.kind == "numbers":
         return by_name(values)
     labels = {"enum": [*spec.labels, None]} if spec.labels else {"type": ["string", "null"]}
-    schema = by_name({"index": {"type": ["integer", "null"]}, "label": labels, **values})
-    schema["properties"]["probability"] = {"type": "number", "minimum": 0, "maximum": 1}
+    schema = by_name({"index": _a_step(spec, INDEX), "label": _a_step(spec, labels), **values})
+    probability = {"type": ["number", "null"] if len(spec.shape) > 2 else "number", "minimum": 0, "maximum": 1}
+    schema["properties"]["probability"] = _a_step(spec, probability)
     return schema
 
 
-def _sample(manifest: Manifest, example: Example, folder: Path) -> Sample:
-    files = example_files(example.input)
+def _a_step(spec: OutputSpec, schema: Schema) -> Schema:
+    """Return the schema of a list of these, one for each step, where each step has scores of its own."""
+    return _nested(schema, spec.shape[1:-1])
 
-    def sent(value: Any) -> Any:
-        if isinstance(value, str) and value in files:
-            return {"b64": base64.b64encode((folder / value).read_bytes()).decode()}
-        return value
+
+def _sample(manifest: Manifest, example: Example, folder: Path) -> Sample:
+    def sent(file: str) -> dict[str, str]:
+        return {"b64": base64.b64encode((folder / file).read_bytes()).decode()}
 
     given = example.input
     return Sample(
         name=example.name,
-        row={key: sent(value) for key, value in given.items()} if isinstance(given, dict) else sent(given),
-        picture=given if given in files else None,
+        row=replace_files(given, manifest.pictures, sent),
+        picture=given if isinstance(given, str) and manifest.pictures else None,
         inputs=encode_example(manifest, example, folder),
         outputs=_expected(manifest, example),
-        expects=", ".join(f"{name}: {value}" for name, value in example.expect.items()),
+        expects=", ".join(f"{name}: {_said(value)}" for name, value in example.expect.items()),
     )
+
+
+def _said(expected: Any) -> str:
+    return "the recorded answer" if isinstance(expected, dict) else str(expected)
 
 
 def _expected(manifest: Manifest, example: Example) -> Tensors | None:
@@ -155,7 +168,9 @@ def _expected(manifest: Manifest, example: Example) -> Tensors | None:
         if value is None:
             return None
         try:
-            if spec.kind != "numbers" and isinstance(value, str | bool | int):
+            if isinstance(value, dict):  # recorded: all of the numbers, or too few of them
+                value = np.reshape(value["values"], value["shape"])
+            elif spec.kind in ("classes", "binary") and isinstance(value, str | bool | int):
                 value = _scores(spec, spec.labels.index(value) if value in spec.labels else int(value))
             array = np.asarray(value, str if spec.dtype == "string" else spec.dtype)
             tensors[spec.name] = array.reshape([1, *spec.shape[1:]])

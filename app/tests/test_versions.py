@@ -360,7 +360,7 @@ def test_the_request_log_and_the_headers_name_model_and_version(served: Server, 
 
 def test_readiness_asks_every_version(copy: Path) -> None:
     (copy / "compiled/net/2/model.onnx").write_bytes(b"junk")
-    client = create_app(Settings(models=copy / "compiled", rows_model="net")).test_client()
+    client = create_app(Settings(models=copy / "compiled")).test_client()
     response = client.get("/readyz")
     assert response.status_code == 503 and list(response.json["models"]) == ["net.2"]
     assert client.post("/predict/net/versions/1", json=ROW).status_code == 200

@@ -18,8 +18,7 @@ from ..answers import decode
 from ..bodies import json_response
 from ..catalogue import Catalogue, Model
 from ..engines import Tensors
-from ..inputs import takes_image
-from ..manifest import STABLE, Manifest, TensorSpec, rows_model
+from ..manifest import STABLE, Manifest, TensorSpec, takes_image, takes_numbers
 from ..requests import TIMEOUT_HEADER
 from ..schemas import Sample, Schema, by_name
 from .inference import DATATYPES
@@ -61,13 +60,13 @@ Operation = dict[str, Any]
 Paths = dict[str, dict[str, Operation]]
 
 
-def openapi(catalogue: Catalogue, wanted: str) -> Blueprint:
-    """Return the route; `wanted` names the model that answers rows of text, or is empty."""
+def openapi(catalogue: Catalogue) -> Blueprint:
+    """Return the route."""
     blueprint = Blueprint("openapi", __name__)
     written: list[tuple[str, bytes]] = []
 
     def write() -> tuple[str, bytes]:
-        document = _document(list(catalogue), wanted)
+        document = _document(list(catalogue))
         version = hashlib.sha256(json_response(document).get_data()).hexdigest()[:12]
         document["info"]["version"] = version
         return version, json_response(document).get_data()
@@ -86,11 +85,11 @@ def openapi(catalogue: Catalogue, wanted: str) -> Blueprint:
     return blueprint
 
 
-def _document(models: list[Model], wanted: str) -> dict[str, Any]:
+def _document(models: list[Model]) -> dict[str, Any]:
     samples = {model.manifest.name: schemas.samples(model.manifest, model.folder) for model in models}
     manifests = [model.manifest for model in models]
     own = [_predictions(manifest, samples[manifest.name]) for manifest in manifests]
-    articles = _articles(manifests, samples, rows_model(manifests, wanted))
+    articles = _articles([one for one in manifests if one.predict], samples)
     tfserving = [_tfserving(manifest, samples[manifest.name]) for manifest in manifests]
     inference = [_inference(manifest, samples[manifest.name]) for manifest in manifests]
     general = [
@@ -188,8 +187,9 @@ def _prediction_versions(manifests: list[Manifest]) -> Paths:
     }
 
 
-def _articles(manifests: list[Manifest], samples: dict[str, list[Sample]], chosen: Manifest | None) -> Paths:
+def _articles(manifests: list[Manifest], samples: dict[str, list[Sample]]) -> Paths:
     pictures = [manifest for manifest in manifests if takes_image(manifest)]
+    numbers = [manifest for manifest in manifests if takes_numbers(manifest)]
     body: Content = {}
     answers: list[Schema] = []
     if pictures:
@@ -198,8 +198,8 @@ def _articles(manifests: list[Manifest], samples: dict[str, list[Sample]], chose
         names = ", ".join(manifest.name for manifest in pictures)
         sizes = {"minItems": len(verdicts), "maxItems": len(verdicts)}
         answers.append({"type": "array", "prefixItems": verdicts, **sizes, "description": f"The answers of {names}"})
-    if chosen:
-        [first] = chosen.inputs
+    if len(numbers) == 1:
+        [chosen], [first] = numbers, numbers[0].inputs
         body |= _json(
             by_name({"X": {**STRING, "description": "Rows separated by |, numbers by blanks"}}),
             _examples((sample, {"X": _text(sample.inputs[first.name][0])}) for sample in samples[chosen.name]),
@@ -213,8 +213,9 @@ def _articles(manifests: list[Manifest], samples: dict[str, list[Sample]], chose
         "predict",
         "A picture or rows of text",
         _json({"oneOf": answers}),
-        description="Every model whose only input is a picture answers an upload: with the class's index or its "
-        "numbers, in the order of the models' names. One model of plain numbers answers rows of text.",
+        description="Of the models with predict: true in their cards, every one whose only input is a picture answers "
+        "an upload: with the class's index or its numbers, in the order of the models' names. The one whose only input "
+        "is a row of numbers answers rows of text.",
         body=body,
     )
     return {"/predict": {"post": operation}}
