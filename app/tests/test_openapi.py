@@ -47,9 +47,41 @@ SCORE = (
         [InputSpec("x", "float32", (-1, 2), "x", "tensor")],
         [OutputSpec("y", "float32", (-1, 1), "y", "binary")],
         name="score",
+        predict=True,
         examples=(Example("high", [1, 2], {"y": 1}), Example("many", [0.5, 2], {"y": [0.75]})),
     ),
     lambda tensors: {"y": np.full((len(tensors["x"]), 1), 0.75, np.float32)},
+)
+
+LETTERS = (
+    make_manifest(
+        [InputSpec("x", "float32", (-1, 3), "x", "tensor")],
+        [
+            OutputSpec("gene", "float32", (-1, 3, 2), "g", "classes", labels=("no", "yes")),
+            OutputSpec("cut", "float32", (-1, -1, 1), "c", "binary"),
+            OutputSpec("mask", "float32", (-1, 2, 2, 1), "m", "image", scale=1 / 255),
+        ],
+        name="letters",
+        examples=(
+            Example(
+                "recorded",
+                [1, 2, 3],
+                {
+                    "gene": {"shape": [3, 2], "values": [0, 1, 0, 1, 0, 1]},
+                    "cut": {"shape": [3, 1], "values": [0.25, 0.25, 0.25]},
+                    "mask": {"shape": [2, 2, 1], "values": [0.5, 0.5, 0.5, 0.5]},
+                },
+            ),
+            Example(
+                "labels", [1, 2, 3], {"gene": ["yes", "yes", "yes"], "cut": [0, 0, 0], "mask": [[[0.5], [0.5]]] * 2}
+            ),
+        ),
+    ),
+    lambda tensors: {
+        "gene": np.tile(np.array([0, 1], np.float32), (len(tensors["x"]), 3, 1)),
+        "cut": np.full((len(tensors["x"]), 3, 1), 0.25, np.float32),
+        "mask": np.full((len(tensors["x"]), 2, 2, 1), 0.5, np.float32),
+    },
 )
 
 
@@ -128,15 +160,25 @@ def test_every_example_of_the_shipped_models_is_answered_as_documented(client: F
 
 
 def test_examples_of_other_kinds_of_models_are_answered_as_documented(serve: Callable[..., FlaskClient]) -> None:
-    asked = check_answers(serve(TEXT, TWO, SCORE))
+    asked = check_answers(serve(TEXT, TWO, SCORE, LETTERS))
     assert {
         "predict",
         "predict_text",
         "predict_two",
+        "predict_letters",
         "tfserving_predict_two",
         "infer_two",
         "tfserving_classify_score",
     } <= asked
+
+
+def test_a_recorded_answer_is_an_example_of_the_answer(serve: Callable[..., FlaskClient]) -> None:
+    asked = serve(LETTERS).get("/openapi.json").json["paths"]["/predict/letters"]["post"]
+    [(name, example)] = asked["responses"]["200"]["content"]["application/json"]["examples"].items()
+    assert name == "recorded" and "cut: the recorded answer" in example["description"]
+    [answer] = example["value"]["answers"]
+    assert answer["gene"]["label"] == ["yes"] * 3 and answer["cut"]["index"] == [0] * 3
+    assert answer["mask"]["image"]["b64"]
 
 
 def test_every_route_is_in_the_document_and_nothing_else(client: FlaskClient) -> None:

@@ -31,6 +31,7 @@ from model_server.settings import Settings
 
 CARD = """
 title: A net
+predict: true
 examples: [{input: [1, 2], expect: 3}]
 versions:
   labels: {stable: 1, canary: 2, next: 10}
@@ -39,6 +40,7 @@ versions:
 # Version 2 has a card of its own, because it answers otherwise.
 OWN_CARD = """
 title: A recurrent net
+predict: true
 examples: [{input: [1, 2], expect: 0, tolerance: 1}]
 """
 ROW = {"row": [1, 2]}
@@ -75,8 +77,8 @@ def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return the mode and the content of all in a folder, by path; all times have to be 0."""
-    found = [folder, *folder.rglob("*")]
+    """Return the mode and the content of all but measured.json in a folder, by path; all times have to be 0."""
+    found = [path for path in (folder, *folder.rglob("*")) if path.name != "measured.json"]
     assert {path.stat().st_mtime for path in found} == {0}
     return {
         str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
@@ -198,7 +200,7 @@ def test_a_model_gets_versions_and_loses_them_again(copy: Path) -> None:
     shutil.move(plain / "7/plain.keras", plain / "plain.keras")
     (plain / "7").rmdir()
     assert command(copy / "models", copy / "compiled").returncode == 0
-    assert names(copy / "compiled/plain") == ["manifest.json", "model.tflite"]
+    assert names(copy / "compiled/plain") == ["manifest.json", "measured.json", "model.tflite"]
 
 
 def test_a_version_that_cannot_be_compiled_is_named_and_the_others_serve_on(copy: Path) -> None:
@@ -219,11 +221,11 @@ def test_a_canary_that_takes_something_else_gets_no_share(copy: Path) -> None:
     assert command(copy / "models", copy / "compiled", "--part", "net.2").returncode == 0
     with pytest.raises(ManifestError, match=r"net: the canary, version 2, takes or answers something else"):
         read_versions(copy / "compiled")
-    refused = command("--check", copy / "compiled", "--rows-model", "net")
+    refused = command("--check", copy / "compiled")
     assert refused.returncode == 1 and "leave canary_share out" in refused.stderr
     (copy / "models/net/model.yml").write_text(CARD.replace("canary_share: 1/4", ""))
     assert command(copy / "models", copy / "compiled", "--part", "net").returncode == 0
-    assert "net.1, net.2, net.10, plain" in command("--check", copy / "compiled", "--rows-model", "net").stdout
+    assert "net.1, net.2, net.10, plain" in command("--check", copy / "compiled").stdout
 
 
 # ---------------------------------------------------------------- serving
