@@ -1,0 +1,119 @@
+"""Cost as work grows, of Slipway's container: more models in a server, more rows a request, larger bodies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from items import ITEMS, Item, Question, questions, solid_picture
+from load import Target
+from servers import WORK, Container, Unavailable, image, run
+
+MODELS = (1, 10, 100)
+ROWS = (1, 4, 16, 64, 256)
+BYTES = (1_000, 10_000, 100_000, 1_000_000, 15_000_000)
+ROWS_OF = ("xor-json", "lstm-json")
+UPLOAD = "cnn-jpeg"
+MODEL = "cnn"
+START_SECONDS = 60
+
+
+@dataclass
+class Grown:
+    """Start (s) and memory (bytes) by number of models; milliseconds a request, the median at one connection, by item and
+    rows, and by bytes of the body. One value a round."""
+
+    starts: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    rows: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    bodies: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    errors: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def measure(grown: Grown, seconds: int) -> None:
+    """One round."""
+    by_name = {item.name: item for item in ITEMS}
+    with _running(Container()) as (_, target):
+        for name in ROWS_OF:
+            for rows in ROWS:
+                took = _milliseconds(grown, target, by_name[name], _repeated(by_name[name], rows), seconds)
+                grown.rows[name, rows].append(took)
+        for size in BYTES:
+            item = by_name[UPLOAD]
+            grown.bodies[size].append(_milliseconds(grown, target, item, solid_picture(item.model, size), seconds))
+    for count in MODELS:
+        try:
+            _measure_models(grown, count)
+        except Unavailable as error:
+            grown.faults.append(f"{count} models: {error}")
+
+
+def _measure_models(grown: Grown, count: int) -> None:
+    copies = _copies(MODEL, count)
+    question = questions(Item("", "", MODEL, "json"))[0]
+    begin = time.monotonic()
+    with _running(Container(copies), Item("", "", f"{MODEL}-0", "json")) as (server, target):
+        grown.starts[count].append(time.monotonic() - begin)
+        for number in range(count):  # each is asked once, so that each is loaded wherever that is done late
+            if reason := target.wrong(Item("", "", f"{MODEL}-{number}", "json"), question):
+                grown.faults.append(f"{count} models, number {number}: {reason}")
+        if (memory := server.memory()) is not None:
+            grown.memory[count].append(memory)
+
+
+@contextmanager
+def _running(server: Container, item: Item = ITEMS[0]) -> Iterator[tuple[Container, Target]]:
+    question = questions(Item("", "", item.model.partition("-")[0], "json"))[0]
+    try:
+        target = server.start()
+        deadline = time.monotonic() + START_SECONDS
+        while (reason := target.wrong(item, question)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if reason:
+            raise Unavailable(f"Slipway's container gave no right answer within {START_SECONDS} s: {reason}")
+        yield server, target
+    finally:
+        server.stop()
+
+
+def _milliseconds(grown: Grown, target: Target, item: Item, question: Question, seconds: int) -> float:
+    if reason := target.wrong(item, question):
+        grown.faults.append(f"{item.name}: {reason}")
+    measured = target.load(item, question, 1, seconds)
+    grown.errors += measured.errors
+    return measured.p50
+
+
+def _repeated(item: Item, rows: int) -> Question:
+    asked = questions(item)[0]
+    assert asked.rows is not None
+    width = len(asked.answer) // len(asked.rows)
+    times = -(-rows // len(asked.rows))
+    return Question((asked.answer * times)[: rows * width], rows=(asked.rows * times)[:rows])
+
+
+def _copies(name: str, count: int) -> Path:
+    """A folder with a compiled model under so many names."""
+    one, folder = WORK / "grown/compiled", WORK / f"grown/{count}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(one, ignore_errors=True)
+    one.mkdir(parents=True)
+    command = ["docker", "run", "--rm", "--network", "none", image(), "tar", "--create", "--directory", f"/models/{name}", "."]
+    archive = subprocess.run(command, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "--extract", "--no-same-owner", "--directory", str(one)], input=archive, check=True)
+    run("chmod", "--recursive", "a+rX", one)
+    for number in range(count):
+        copy = folder / f"{name}-{number}"
+        shutil.copytree(one, copy)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"name": copy.name}))
+    return folder
+

@@ -1,0 +1,197 @@
+"""Writes what was measured as RESULTS.md."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import growth
+from items import Item
+
+if TYPE_CHECKING:
+    from bench import Result
+
+MEGABYTE = 1e6
+COMPARED_AT = 16  # connections
+
+
+def write(
+    machine: str,
+    settings: str,
+    chosen: Sequence[Item],
+    connections: Sequence[int],
+    results: Sequence[Result],
+    loops: Mapping[str, Sequence[Mapping[str, float]]],
+    grown: growth.Grown,
+) -> str:
+    """The whole page, in Markdown."""
+    parts = [
+        "# Slipway beside other model servers",
+        f"Written by `make bench`: {settings}, on {machine}.",
+        METHOD,
+        "## At a glance",
+        _ratios(chosen, results, loops),
+        "## The servers",
+        _servers(results),
+    ]
+    for item in chosen:
+        parts += [f"## {item.title}", _item(item, connections, results, loops[item.name])]
+    if grown.starts:
+        parts += ["## Cost as work grows", _growth(grown)]
+    return "\n\n".join(parts) + "\n"
+
+
+METHOD = """\
+In each round every server is started, checked, asked for a slice of time per item and number of connections, and stopped; the
+order rotates from round to round. Figures are medians over the rounds. All servers have a worker per CPU and serve the same Keras
+files: the peers by TensorFlow 2.21 as a concrete function on one thread, the first article's server as written by `model.predict`.
+The load (wrk, one thread) runs on the same CPUs. Peers run on the machine itself, Slipway in a container on the engine's bridge.
+
+- requests/s: answers of status 200. p50, p99: milliseconds. errors: answers of another status and requests without an answer.
+- wrong: of the answers checked against Keras's own, before and between the slices, those that differed by more than 0.001. Each check
+  sends four different questions over 16 connections at once.
+- start: from the command to the first right answer, every model loaded. memory: PSS summed over the server's processes, after the load.
+- size: of Slipway's image; of a peer's environment, without Python itself."""
+
+
+def _ratios(chosen: Sequence[Item], results: Sequence[Result], loops: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    rows = []
+    by_name = {result.server.name: result for result in results}
+    for item in chosen:
+        ours = _rate(by_name["slipway"], item)
+        peers = {
+            result.server.title: rate
+            for result in results
+            if result.server.kind == "peer" and not math.isnan(rate := _rate(result, item))
+        }
+        best = max(peers, key=lambda title: peers[title], default="")
+        nginx = by_name.get("nginx")
+        rows.append(
+            [
+                item.title,
+                _number(ours),
+                f"{best} {_number(peers[best])}" if best else "–",
+                _times(ours, peers[best]) if best else "–",
+                _percent(ours, _rate(by_name["bare"], item)),
+                _percent(ours, _median(loop["calls_per_second"] for loop in loops[item.name])),
+                _percent(_rate(nginx, item), ours) if nginx else "–",
+                _times(_p99(nginx, item), _p50(nginx, item)) if nginx else "–",
+            ]
+        )
+    heads = [f"at {COMPARED_AT} connections", "requests/s", "best peer", "of it", "of the bare endpoint", "of the engine's loop"]
+    return _table([*heads, "nginx + TLS, of the container", "its p99 / p50"], rows)
+
+
+def _servers(results: Sequence[Result]) -> str:
+    rows = []
+    for result in results:
+        server = result.server
+        checked, wrong = result.checked.total(), result.wrong.total()
+        rows.append(
+            [
+                server.title,
+                _number(_median(result.starts), 2),
+                _number(_median(result.memory) / MEGABYTE),
+                _number(result.size / MEGABYTE) if result.size else "–",
+                f"{wrong:,} of {checked:,}" if checked else "–",
+                server.how,
+            ]
+        )
+    table = _table(["", "start, s", "memory, MB", "size, MB", "wrong", "settings"], rows)
+    notes = [f"- **{result.server.title}** was not measured: {result.failure}" for result in results if result.failure]
+    notes += [
+        f"- {result.server.title}, {name}: the first wrong answer was {text}"
+        for result in results
+        for name, text in result.first_fault.items()
+    ]
+    return "\n\n".join([table, *(["\n".join(notes)] if notes else [])])
+
+
+def _item(
+    item: Item, connections: Sequence[int], results: Sequence[Result], loops: Sequence[Mapping[str, float]]
+) -> str:
+    heads = ["", *(f"{count} conn., requests/s | p50 | p99" for count in connections), "errors"]
+    rows = []
+    for result in sorted(results, key=lambda result: -_or_zero(_rate(result, item))):
+        cells = [result.server.title]
+        if result.failure or item.name in result.notes:
+            cells += [f"not measured: {result.notes.get(item.name) or 'see above'}", *["–"] * (3 * len(connections) - 1), "–"]
+        else:
+            errors = 0
+            for count in connections:
+                slices = result.slices[item.name, count]
+                errors += sum(one.errors for one in slices)
+                cells += [
+                    _number(_median(one.requests_per_second for one in slices)),
+                    _number(_median(one.p50 for one in slices), 1),
+                    _number(_median(one.p99 for one in slices), 1),
+                ]
+            cells.append(_number(errors))
+        rows.append(cells)
+    rate, p50, p99 = (_median(loop[key] for loop in loops) for key in ("calls_per_second", "p50", "p99"))
+    loop = f"The engine in a loop on all cores, without any server: {_number(rate)} calls/s, p50 {_number(p50, 2)} ms, p99 {_number(p99, 2)} ms."
+    return f"{_table(heads, rows)}\n\n{loop}"
+
+
+def _growth(grown: growth.Grown) -> str:
+    models = [
+        [str(count), _number(_median(grown.starts[count]), 2), _number(_median(grown.memory[count]) / MEGABYTE)]
+        for count in growth.MODELS
+    ]
+    rows = [
+        [str(count), *(_number(_median(grown.rows[name, count]), 2) for name in growth.ROWS_OF)] for count in growth.ROWS
+    ]
+    bodies = [[_number(size / 1000), _number(_median(grown.bodies[size]), 2)] for size in growth.BYTES]
+    found = [f"- {text}" for text in grown.faults] or ["Every answer was right."]
+    return "\n\n".join(
+        [
+            "Slipway's container alone. Models are copies of the CNN under other names, each asked once.",
+            _table(["models", "start, s", "memory, MB"], models),
+            "Milliseconds a request at one connection (p50):",
+            _table(["rows", *growth.ROWS_OF], rows),
+            _table(["kB of a picture (BMP) for the CNN", "ms"], bodies),
+            "\n".join([*found, *([f"{grown.errors} errors under load."] if grown.errors else [])]),
+        ]
+    )
+
+
+def _rate(result: Result, item: Item) -> float:
+    return _median(one.requests_per_second for one in result.slices[item.name, COMPARED_AT])
+
+
+def _p50(result: Result, item: Item) -> float:
+    return _median(one.p50 for one in result.slices[item.name, COMPARED_AT])
+
+
+def _p99(result: Result, item: Item) -> float:
+    return _median(one.p99 for one in result.slices[item.name, COMPARED_AT])
+
+
+def _median(values: Iterable[float]) -> float:
+    found = list(values)
+    return statistics.median(found) if found else math.nan
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _times(value: float, of: float) -> str:
+    return f"{value / of:.1f} ×" if of and not math.isnan(value / of) else "–"
+
+
+def _percent(value: float, of: float) -> str:
+    return f"{value / of * 100:.0f} %" if of and not math.isnan(value / of) else "–"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    names = " | ".join(heads)
+    columns = names.count("|") + 1
+    rule = "|".join(["---", *["---:"] * (columns - 1)])
+    return "\n".join([f"| {names} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)])
