@@ -1,5 +1,5 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help up check down test quick chaos machine lint unit train tools tools-legacy dev-tools
+.PHONY: help up check down test quick chaos machine bench lint unit train tools tools-legacy dev-tools
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -27,6 +27,10 @@ chaos: dev-tools ## Change and break a server while clients ask, and count what 
 
 machine: dev-tools ## Deploy to a virtual machine with a kernel of its own, reboot it, turn SELinux on
 	@.venv/bin/pytest -x -v -s tests/test_machine.py
+
+bench: tools ## Measure Slipway beside other model servers: make bench ONLY=xor,cnn-jpeg PEERS=litserve,nginx SECONDS=3 ROUNDS=3
+	@.venv/bin/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers $(PEERS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 lint: dev-tools ## Lint roles, playbooks, Python, shell and Dockerfiles
 	@scripts/check lint

@@ -1,9 +1,10 @@
 """The limit that the web framework sets: reads the request, computes nothing. Run by Slipway's own gunicorn settings.
 
-    gunicorn --config python:bare_flask bare_flask:app
+gunicorn --config python:bare_flask bare_flask:app
 """
 
 from flask import Flask, Response, request
+
 from model_server.gunicorn_conf import *  # noqa: F403  (gunicorn reads its settings from this module)
 
 app = Flask(__name__)

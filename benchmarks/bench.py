@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
 """Measures Slipway beside other model servers, interleaved, and writes RESULTS.md. `make bench` runs it.
 
-    make bench                                                 # everything, about an hour
-    make bench ONLY=xor,cnn-jpeg PEERS=litserve SECONDS=3      # these items, Slipway's container, the limits and LitServe
+    make bench                                              # everything
+    make bench ONLY=xor,cnn-jpeg PEERS=litserve SECONDS=1   # these items of Slipway, the limits and LitServe
 
-In each round every server in turn is started, checked, asked for a slice of time per item and number of connections, and
-stopped; the order rotates from round to round. So no server runs while another is measured, and a drift of the machine's
-speed meets all of them. It is no test: it asserts nothing about time, and a wrong answer is a figure of the table.
+In each round every server in turn is started, checked, asked for a slice of time per item and number of connections,
+and stopped; the order rotates from round to round. So no server runs while another is measured, and a drift of the
+machine's speed meets all of them. It is no test: it asserts nothing about time, and wrong answers are counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +27,19 @@ import growth
 import report
 from items import ITEMS, Item, Question, questions
 from load import Measured, Refused, Target
-from servers import CPUS, HERE, LOGS, MODELS, ROOT, WORK, BehindNginx, Server, Unavailable, choose, engine_loop, image, play
+from servers import (
+    CPUS,
+    HERE,
+    LOGS,
+    MODELS,
+    ROOT,
+    BehindNginx,
+    Server,
+    Unavailable,
+    choose,
+    engine_loop,
+    play,
+)
 
 CONNECTIONS = (1, 16, 64)
 WARM_SECONDS = 1
@@ -129,10 +141,15 @@ def rotated(results: Sequence[Result], by: int) -> list[Result]:
 
 def machine() -> str:
     processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
     )
-    engine = subprocess.run(["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, check=False)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    engine = subprocess.run(
+        ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, check=False
+    )
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
     return (
         f"{CPUS} CPUs ({processor}), {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}, "
@@ -162,6 +179,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is stopped
+
     prepare()
     results = [Result(server) for server in servers]
     loops: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -187,19 +206,22 @@ def main() -> int:
             say(f"round {number + 1} of {options.rounds}: the engines alone")
             for item in chosen:
                 rows = 2 if item.model == "xor" else 1
-                loops[item.name].append(engine_loop(item.model, rows, options.seconds))
+                try:
+                    loops[item.name].append(engine_loop(item.model, rows, options.seconds))
+                except Unavailable as error:
+                    say(f"the engine of {item.model}: {error}")
             if not only or "growth" in only:
                 say(f"round {number + 1} of {options.rounds}: cost as work grows")
                 growth.measure(grown, options.seconds)
+            settings = f"{number + 1} of {options.rounds} rounds, slices of {options.seconds} s"
+            page = report.write(machine(), settings, chosen, CONNECTIONS, results, loops, grown)
+            (HERE / "RESULTS.md").write_text(page)
     finally:
         for result in results:
             result.server.stop()
             if isinstance(result.server, BehindNginx):
                 result.server.tear_down()
-    written = HERE / "RESULTS.md"
-    settings = f"{options.rounds} rounds, slices of {options.seconds} s"
-    written.write_text(report.write(machine(), settings, chosen, CONNECTIONS, results, loops, grown))
-    say(f"written: {written}")
+    say(f"written: {HERE / 'RESULTS.md'}")
     return 0
 
 

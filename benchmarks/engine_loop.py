@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from model_server.engines import load_engine
 from model_server.manifest import read_manifest
 from model_server.settings import usable_cpus

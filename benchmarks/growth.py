@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from items import ITEMS, Item, Question, questions, solid_picture
-from load import Target
+from load import Refused, Target
 from servers import WORK, Container, Unavailable, image, run
 
 MODELS = (1, 10, 100)
@@ -27,8 +27,8 @@ START_SECONDS = 60
 
 @dataclass
 class Grown:
-    """Start (s) and memory (bytes) by number of models; milliseconds a request, the median at one connection, by item and
-    rows, and by bytes of the body. One value a round."""
+    """What was seen, a value a round: start (s) and memory (bytes) by number of models; milliseconds a request, the
+    median at one connection, by item and rows and by bytes of the body."""
 
     starts: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     memory: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -40,6 +40,18 @@ class Grown:
 
 def measure(grown: Grown, seconds: int) -> None:
     """One round."""
+    try:
+        _measure_requests(grown, seconds)
+    except (Refused, Unavailable) as error:
+        grown.faults.append(f"rows and bodies: {error}")
+    for count in MODELS:
+        try:
+            _measure_models(grown, count)
+        except Unavailable as error:
+            grown.faults.append(f"{count} models: {error}")
+
+
+def _measure_requests(grown: Grown, seconds: int) -> None:
     by_name = {item.name: item for item in ITEMS}
     with _running(Container()) as (_, target):
         for name in ROWS_OF:
@@ -49,11 +61,6 @@ def measure(grown: Grown, seconds: int) -> None:
         for size in BYTES:
             item = by_name[UPLOAD]
             grown.bodies[size].append(_milliseconds(grown, target, item, solid_picture(item.model, size), seconds))
-    for count in MODELS:
-        try:
-            _measure_models(grown, count)
-        except Unavailable as error:
-            grown.faults.append(f"{count} models: {error}")
 
 
 def _measure_models(grown: Grown, count: int) -> None:
@@ -106,7 +113,19 @@ def _copies(name: str, count: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(one, ignore_errors=True)
     one.mkdir(parents=True)
-    command = ["docker", "run", "--rm", "--network", "none", image(), "tar", "--create", "--directory", f"/models/{name}", "."]
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        image(),
+        "tar",
+        "--create",
+        "--directory",
+        f"/models/{name}",
+        ".",
+    ]
     archive = subprocess.run(command, capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract", "--no-same-owner", "--directory", str(one)], input=archive, check=True)
     run("chmod", "--recursive", "a+rX", one)
@@ -116,4 +135,3 @@ def _copies(name: str, count: int) -> Path:
         manifest = json.loads((copy / "manifest.json").read_text())
         (copy / "manifest.json").write_text(json.dumps(manifest | {"name": copy.name}))
     return folder
-

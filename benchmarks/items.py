@@ -31,10 +31,10 @@ class Item:
 
 ITEMS = (
     Item("xor-json", "XOR, 2 rows, JSON", "xor", "json"),
-    Item("cnn-json", "CNN 64×64×3, JSON", "cnn", "json"),
-    Item("cnn-jpeg", "CNN 64×64×3, JPEG upload", "cnn", "picture"),
-    Item("cnn-binary", "CNN 64×64×3, V2 binary tensor", "cnn", "binary"),
-    Item("mobilenet-jpeg", "MobileNetV2 224×224×3, JPEG upload", "mobilenet", "picture"),
+    Item("cnn-json", "CNN 64x64x3, JSON", "cnn", "json"),
+    Item("cnn-jpeg", "CNN 64x64x3, JPEG upload", "cnn", "picture"),
+    Item("cnn-binary", "CNN 64x64x3, V2 binary tensor", "cnn", "binary"),
+    Item("mobilenet-jpeg", "MobileNetV2 224x224x3, JPEG upload", "mobilenet", "picture"),
     Item("lstm-json", "LSTM(64), 50 steps of 8, JSON", "lstm", "json"),
 )
 

@@ -7,7 +7,6 @@ import json
 import ssl
 import subprocess
 import tempfile
-import time
 import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +22,12 @@ CHECKED_ROUNDS = 4
 
 
 class Refused(Exception):
-    """The server does not take this item; the message says why."""
+    """The server does not take this item, or cannot be loaded with it; the message says why."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One slice. Times are milliseconds; `errors` are answers of status 400 and above, and requests without an answer."""
+    """One slice. Times are milliseconds; `errors` are statuses of 400 and above, and requests without an answer."""
 
     requests_per_second: float
     p50: float
@@ -121,7 +120,7 @@ class Target:
                 command, capture_output=True, text=True, check=False, timeout=seconds + 2 * TIMEOUT_SECONDS
             )
         if run.returncode != 0:
-            raise RuntimeError(f"wrk: {run.stdout}{run.stderr}")
+            raise Refused(f"wrk: {run.stdout}{run.stderr}")
         said = json.loads(run.stdout.splitlines()[-1])
         good = said["requests"] - said["status"]
         errors = said["status"] + said["broken"] + said["timeout"]

@@ -1,7 +1,7 @@
 """Makes the models that are measured, and questions about them with the right answers, as Keras gives them.
 
-Run as a train.py in the toolchain image, with the folder of models at /models. The weights are random, from a fixed seed:
-speed is measured, not accuracy. Only those of xor are trained, so that its example means something.
+Run as a train.py in the toolchain image, with the folder of models at /models. The weights are random, from a fixed
+seed: speed is measured, not accuracy. Only those of xor are trained, so that its example means something.
 """
 
 import base64

@@ -44,19 +44,22 @@ def write(
 
 
 METHOD = """\
-In each round every server is started, checked, asked for a slice of time per item and number of connections, and stopped; the
-order rotates from round to round. Figures are medians over the rounds. All servers have a worker per CPU and serve the same Keras
-files: the peers by TensorFlow 2.21 as a concrete function on one thread, the first article's server as written by `model.predict`.
-The load (wrk, one thread) runs on the same CPUs. Peers run on the machine itself, Slipway in a container on the engine's bridge.
+In each round every server is started, checked, asked for a slice of time per item and number of connections, and
+stopped; the order rotates from round to round. Figures are medians over the rounds. All servers have a worker per CPU
+and serve the same Keras files: the peers by TensorFlow 2.21 as a concrete function on one thread, the first article's
+server as written by `model.predict`. The load (wrk, one thread) runs on the same CPUs. The peers run on the machine
+itself, Slipway in a container on the engine's bridge.
 
-- requests/s: answers of status 200. p50, p99: milliseconds. errors: answers of another status and requests without an answer.
-- wrong: of the answers checked against Keras's own, before and between the slices, those that differed by more than 0.001. Each check
-  sends four different questions over 16 connections at once.
-- start: from the command to the first right answer, every model loaded. memory: PSS summed over the server's processes, after the load.
+- requests/s: those of status 200. p50, p99: milliseconds. errors: other statuses, and requests without an answer.
+- wrong: of the answers that were compared with Keras's own, those off by more than 0.001. They are asked before the
+  load, four different questions over 16 connections at once, and between the slices.
+- start: from the command to the first right answer. memory: PSS summed over the server's processes, after the load.
 - size: of Slipway's image; of a peer's environment, without Python itself."""
 
 
-def _ratios(chosen: Sequence[Item], results: Sequence[Result], loops: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def _ratios(
+    chosen: Sequence[Item], results: Sequence[Result], loops: Mapping[str, Sequence[Mapping[str, float]]]
+) -> str:
     rows = []
     by_name = {result.server.name: result for result in results}
     for item in chosen:
@@ -72,15 +75,22 @@ def _ratios(chosen: Sequence[Item], results: Sequence[Result], loops: Mapping[st
             [
                 item.title,
                 _number(ours),
-                f"{best} {_number(peers[best])}" if best else "–",
-                _times(ours, peers[best]) if best else "–",
+                f"{best} {_number(peers[best])}" if best else "-",
+                _times(ours, peers[best]) if best else "-",
                 _percent(ours, _rate(by_name["bare"], item)),
                 _percent(ours, _median(loop["calls_per_second"] for loop in loops[item.name])),
-                _percent(_rate(nginx, item), ours) if nginx else "–",
-                _times(_p99(nginx, item), _p50(nginx, item)) if nginx else "–",
+                _percent(_rate(nginx, item), ours) if nginx else "-",
+                _times(_p99(nginx, item), _p50(nginx, item)) if nginx else "-",
             ]
         )
-    heads = [f"at {COMPARED_AT} connections", "requests/s", "best peer", "of it", "of the bare endpoint", "of the engine's loop"]
+    heads = [
+        f"at {COMPARED_AT} connections",
+        "requests/s",
+        "best peer",
+        "of it",
+        "of the bare endpoint",
+        "of the engine's loop",
+    ]
     return _table([*heads, "nginx + TLS, of the container", "its p99 / p50"], rows)
 
 
@@ -94,8 +104,8 @@ def _servers(results: Sequence[Result]) -> str:
                 server.title,
                 _number(_median(result.starts), 2),
                 _number(_median(result.memory) / MEGABYTE),
-                _number(result.size / MEGABYTE) if result.size else "–",
-                f"{wrong:,} of {checked:,}" if checked else "–",
+                _number(result.size / MEGABYTE) if result.size else "-",
+                f"{wrong:,} of {checked:,}" if checked else "-",
                 server.how,
             ]
         )
@@ -117,7 +127,11 @@ def _item(
     for result in sorted(results, key=lambda result: -_or_zero(_rate(result, item))):
         cells = [result.server.title]
         if result.failure or item.name in result.notes:
-            cells += [f"not measured: {result.notes.get(item.name) or 'see above'}", *["–"] * (3 * len(connections) - 1), "–"]
+            cells += [
+                f"not measured: {result.notes.get(item.name) or 'see above'}",
+                *["-"] * (3 * len(connections) - 1),
+                "-",
+            ]
         else:
             errors = 0
             for count in connections:
@@ -131,7 +145,10 @@ def _item(
             cells.append(_number(errors))
         rows.append(cells)
     rate, p50, p99 = (_median(loop[key] for loop in loops) for key in ("calls_per_second", "p50", "p99"))
-    loop = f"The engine in a loop on all cores, without any server: {_number(rate)} calls/s, p50 {_number(p50, 2)} ms, p99 {_number(p99, 2)} ms."
+    loop = (
+        f"The engine in a loop on all cores, without any server: {_number(rate)} calls/s, "
+        f"p50 {_number(p50, 3)} ms, p99 {_number(p99, 3)} ms."
+    )
     return f"{_table(heads, rows)}\n\n{loop}"
 
 
@@ -141,7 +158,8 @@ def _growth(grown: growth.Grown) -> str:
         for count in growth.MODELS
     ]
     rows = [
-        [str(count), *(_number(_median(grown.rows[name, count]), 2) for name in growth.ROWS_OF)] for count in growth.ROWS
+        [str(count), *(_number(_median(grown.rows[name, count]), 2) for name in growth.ROWS_OF)]
+        for count in growth.ROWS
     ]
     bodies = [[_number(size / 1000), _number(_median(grown.bodies[size]), 2)] for size in growth.BYTES]
     found = [f"- {text}" for text in grown.faults] or ["Every answer was right."]
@@ -179,15 +197,15 @@ def _or_zero(value: float) -> float:
 
 
 def _number(value: float, digits: int = 0) -> str:
-    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def _times(value: float, of: float) -> str:
-    return f"{value / of:.1f} ×" if of and not math.isnan(value / of) else "–"
+    return f"{value / of:.1f} x" if of and not math.isnan(value / of) else "-"
 
 
 def _percent(value: float, of: float) -> str:
-    return f"{value / of * 100:.0f} %" if of and not math.isnan(value / of) else "–"
+    return f"{value / of * 100:.0f} %" if of and not math.isnan(value / of) else "-"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

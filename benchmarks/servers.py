@@ -44,7 +44,8 @@ class Server(ABC):
     start_seconds = 120
 
     def set_up(self) -> None:
-        """Make what is missing. Raises Unavailable."""
+        """Make what is missing, and stop what an interrupted run left. Raises Unavailable."""
+        self.stop()
 
     @abstractmethod
     def start(self) -> Target:
@@ -134,7 +135,17 @@ class Container(Server):
         self.stop()
         limits = "--read-only --tmpfs /tmp --user 65534:65534 --cap-drop ALL --security-opt no-new-privileges --init"
         limits += f" --memory 1g --memory-swap 1g --pids-limit 256 --env MODEL_SERVER_WORKERS={CPUS}"
-        run("docker", "run", "--detach", "--name", self.container, *limits.split(), *self.options(), image(), *self.command())
+        run(
+            "docker",
+            "run",
+            "--detach",
+            "--name",
+            self.container,
+            *limits.split(),
+            *self.options(),
+            image(),
+            *self.command(),
+        )
         address = run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", self.container)
         return Target(f"http://{address}:5000", self.dialect)
 
@@ -142,7 +153,9 @@ class Container(Server):
         subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, check=False)
 
     def processes(self) -> list[int]:
-        top = subprocess.run(["docker", "top", self.container, "-o", "pid"], capture_output=True, text=True, check=False)
+        top = subprocess.run(
+            ["docker", "top", self.container, "-o", "pid"], capture_output=True, text=True, check=False
+        )
         return [int(line) for line in top.stdout.split()[1:]]
 
     def size(self) -> int:
@@ -157,7 +170,12 @@ class BareFlask(Container):
     dialect = items.Bare()
 
     def options(self) -> list[str]:
-        return ["--volume", f"{HERE / 'bare_flask.py'}:/bare/bare_flask.py:ro", "--env", "PYTHONPATH=/bare:/app:/opt/libraries"]
+        return [
+            "--volume",
+            f"{HERE / 'bare_flask.py'}:/bare/bare_flask.py:ro",
+            "--env",
+            "PYTHONPATH=/bare:/app:/opt/libraries",
+        ]
 
     def command(self) -> list[str]:
         return ["python3", "-m", "gunicorn", "--config", "python:bare_flask", "bare_flask:app"]
@@ -188,7 +206,9 @@ class BehindNginx(Server):
         play("playbooks/down.yml", "--inventory", str(HERE / "inventory"))
 
     def processes(self) -> list[int]:
-        top = subprocess.run(["docker", "top", self._host, "-o", "pid,args"], capture_output=True, text=True, check=False)
+        top = subprocess.run(
+            ["docker", "top", self._host, "-o", "pid,args"], capture_output=True, text=True, check=False
+        )
         lines = [line.split(None, 1) for line in top.stdout.splitlines()[1:]]
         return [int(pid) for pid, command in lines if "gunicorn" in command or "nginx" in command]
 
@@ -216,12 +236,26 @@ class Peer(Server):
             print(f"installing {self.title} (a minute or two, once)", flush=True)
             shutil.rmtree(self._environment, ignore_errors=True)
             run(_python(), "-m", "venv", self._environment)
-            run(self._environment / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", requirements,
-                log=LOGS / f"pip-{self.name}.log")
+            run(
+                self._environment / "bin/python",
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--requirement",
+                requirements,
+                log=LOGS / f"pip-{self.name}.log",
+            )
             shutil.copy(requirements, installed)
         if self._once:
             made = subprocess.run(
-                self._words(self._once), cwd=self._files, env=self._variables(), capture_output=True, text=True, check=False
+                self._words(self._once),
+                cwd=self._files,
+                env=self._variables(),
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if made.returncode != 0:
                 raise Unavailable(made.stderr.strip().splitlines()[-1][:300])
@@ -246,8 +280,13 @@ class Peer(Server):
         self._mark = uuid.uuid4().hex
         with self.log().open("w") as log:
             subprocess.Popen(
-                self._words(self._command), cwd=self._files, env=self._variables(), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
+                self._words(self._command),
+                cwd=self._files,
+                env=self._variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return Target(f"http://127.0.0.1:{PORT}", self.dialect)
 
@@ -288,9 +327,16 @@ def _python() -> str:
     """A Python that the peers' pins are for."""
     candidates = [sys.executable, "python3.11", "python3.12", "python3"]
     for python in candidates:
-        version = subprocess.run(
-            [python, "-c", "import sys, venv; print(*sys.version_info[:2])"], capture_output=True, text=True, check=False
-        ) if shutil.which(python) else None
+        version = (
+            subprocess.run(
+                [python, "-c", "import sys, venv; print(*sys.version_info[:2])"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if shutil.which(python)
+            else None
+        )
         if version and version.stdout.split() in (["3", "11"], ["3", "12"]):
             return python
     raise Unavailable("the peers' pins need Python 3.11 or 3.12, and there is none here")
@@ -305,13 +351,48 @@ def engine_loop(model: str, rows: int, seconds: float) -> dict[str, float]:
 
 
 OWN = items.Own("/predict", "/predict")
+ARTICLE = items.Own("/rows", "/predict")
+MLFLOW = "mlflow models serve --model-uri ../../.work/peers/mlflow-model --env-manager local --host 127.0.0.1"
 PEERS = (
+    Peer(
+        "bentoml",
+        "BentoML",
+        f"{CPUS} workers, no batching",
+        items.Own("/rows", "/picture"),
+        "bentoml serve serve:Models --host 127.0.0.1 --port {port}",
+    ),
     Peer("litserve", "LitServe", f"{CPUS} workers and API servers, no batching", OWN, "python serve.py"),
+    Peer("kserve", "KServe", f"its Python server, {CPUS} workers", items.KServe(), "python serve.py"),
+    Peer("mlserver", "MLServer", f"{CPUS} inference workers, no batching", items.MLServer(), "python serve.py"),
+    Peer("rayserve", "Ray Serve", f"{CPUS} replicas, set for throughput", OWN, "python serve.py"),
+    Peer(
+        "mlflow",
+        "MLflow",
+        f"{CPUS} workers",
+        items.MLflow(),
+        f"{MLFLOW} --port {{port}} --workers {{cpus}}",
+        once="python save.py",
+    ),
+    Peer(
+        "article",
+        "the first article's server",
+        "as written: gevent's WSGIServer, one process, model.predict",
+        ARTICLE,
+        "python app.py",
+    ),
+    Peer(
+        "article-function",
+        "the same with tf.function",
+        "a concrete function instead of model.predict",
+        ARTICLE,
+        "python app.py function",
+        folder="article",
+    ),
 )
 
 
 def choose(names: Iterable[str]) -> list[Server]:
-    """Slipway's container and the bare endpoint always; of the others those named, or all. ValueError for an unknown one."""
+    """Slipway's container and the bare endpoint, and those named of the others, or all. ValueError: no such server."""
     others: dict[str, Server] = {server.name: server for server in (BehindNginx(), *PEERS)}
     wanted = list(names) or list(others)
     if unknown := [name for name in wanted if name not in others]:

@@ -11,8 +11,11 @@ end
 
 function done(summary, latency)
     local errors = summary.errors
+    local function milliseconds(share)
+        return summary.requests > 0 and latency:percentile(share) / 1e3 or 0
+    end
     io.write(string.format(
         '\n{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "status": %d, "broken": %d, "timeout": %d}\n',
-        summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+        summary.requests, summary.duration / 1e6, milliseconds(50), milliseconds(99),
         errors.status, errors.connect + errors.read + errors.write, errors.timeout))
 end

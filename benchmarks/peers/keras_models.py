@@ -39,9 +39,12 @@ class Model:
 
     def picture(self, file: bytes) -> np.ndarray:
         """Answer a picture file; the answer has a batch of one."""
-        image = Image.open(io.BytesIO(file)).convert("RGB").resize(self._model.input_shape[1:3])
+        return self.image(Image.open(io.BytesIO(file)))
+
+    def image(self, image: Image.Image) -> np.ndarray:
+        resized = image.convert("RGB").resize(self._model.input_shape[1:3])
         scale, offset = NUMBERS_OF_A_PICTURE[self.name]
-        return self((np.asarray(image, "float32") * np.float32(scale) + np.float32(offset))[np.newaxis])
+        return self((np.asarray(resized, "float32") * np.float32(scale) + np.float32(offset))[np.newaxis])
 
 
 def load() -> dict[str, Model]:

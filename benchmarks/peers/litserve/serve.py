@@ -1,8 +1,11 @@
-"""LitServe with a worker a core. Its batching only waits on a CPU, where a batch of two costs what two calls cost."""
+"""LitServe with a worker a core and its queue for throughput (ZeroMQ), without batching: on a CPU, a batch of two costs
+what two calls cost.
+"""
 
 import os
 
 import litserve
+
 from keras_models import load
 
 
@@ -25,6 +28,6 @@ class Models(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    litserve.LitServer(Models(), accelerator="cpu", workers_per_device=os.cpu_count(), timeout=60).run(
-        host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning", generate_client_file=False
-    )
+    litserve.LitServer(
+        Models(), accelerator="cpu", workers_per_device=int(os.environ["CPUS"]), fast_queue=True, timeout=60
+    ).run(host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning", generate_client_file=False)
