@@ -202,6 +202,10 @@ class BehindNginx(Server):
     def stop(self) -> None:
         subprocess.run(["docker", "stop", self._host], capture_output=True, check=False)
 
+    def ended(self) -> bool:
+        """By the host, as its services start later."""
+        return run("docker", "inspect", "--format", "{{.State.Running}}", self._host) != "true"
+
     def tear_down(self) -> None:
         play("playbooks/down.yml", "--inventory", str(HERE / "inventory"))
 
