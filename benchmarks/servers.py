@@ -210,11 +210,12 @@ class BehindNginx(Server):
         play("playbooks/down.yml", "--inventory", str(HERE / "inventory"))
 
     def processes(self) -> list[int]:
-        top = subprocess.run(
-            ["docker", "top", self._host, "-o", "pid,args"], capture_output=True, text=True, check=False
-        )
-        lines = [line.split(None, 1) for line in top.stdout.splitlines()[1:]]
-        return [int(pid) for pid, command in lines if "gunicorn" in command or "nginx" in command]
+        """nginx's and the model servers', which are in containers of the host's own engine."""
+        found = [int(run("docker", "inspect", "--format", "{{.State.Pid}}", self._host))]
+        for process in found:
+            for children in Path(f"/proc/{process}/task").glob("*/children"):
+                found += map(int, children.read_text().split())
+        return [process for process in found if _command(process).startswith(("nginx:", "python3 -m gunicorn"))]
 
     def size(self) -> int:
         return Container().size()
@@ -321,6 +322,10 @@ class Peer(Server):
 
     def size(self) -> int:
         return sum(path.lstat().st_size for path in self._environment.rglob("*") if path.is_file())
+
+
+def _command(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
 
 
 def _state(process: Path) -> str:
