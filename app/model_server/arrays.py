@@ -1,4 +1,4 @@
-"""Parses JSON with one large array of numbers into a NumPy array, several times faster than by way of lists."""
+"""Parses JSON with large arrays of numbers into NumPy arrays, several times faster than by way of lists."""
 
 from __future__ import annotations
 
@@ -35,25 +35,66 @@ def parse_array(body: bytes) -> dict[str, Any] | None:
     if shape is None:
         return None
     try:
-        document: Any = (_parser if len(body) < KEPT_BYTES else simdjson.Parser()).parse(body)
-        keys = list(document.keys())
-        values = {key: _value(document[key], shape) for key in keys}
+        return {
+            key: _array(value).reshape(shape) if _is_list(value) else value for key, value in _members(_parse(body))
+        }
     except (ValueError, TypeError, RuntimeError):
         return None
-    return values if len(values) == len(keys) else None  # a key given twice
 
 
-def _value(value: Any, shape: tuple[int, ...]) -> Any:
+def parse_tensors(body: bytes) -> dict[str, Any] | None:
+    """Parse a request of the Open Inference Protocol; the `data` of each input, a flat list of numbers, is an array.
+
+    Returns None for any other text, also where data is nested.
+    """
+    skeleton = body.translate(None, _NUMBERS)
+    if skeleton[:1] != b"{" or b"[[" in skeleton or b",[" in skeleton:
+        return None
+    try:
+        return {
+            key: [_input(item) for item in value] if key == "inputs" else _plain(value)
+            for key, value in _members(_parse(body))
+        }
+    except (ValueError, TypeError, RuntimeError):
+        return None
+
+
+def _parse(body: bytes) -> Any:
+    return (_parser if len(body) < KEPT_BYTES else simdjson.Parser()).parse(body)
+
+
+def _input(item: Any) -> dict[str, Any]:
+    return {key: _array(value) if key == "data" else _plain(value) for key, value in _members(item)}
+
+
+def _members(mapping: Any) -> list[tuple[str, Any]]:
+    """Return the keys of an object with their values. Raises ValueError if a key is given twice."""
+    keys = list(mapping.keys()) if isinstance(mapping, simdjson.Object) else None
+    if keys is None or len(set(keys)) < len(keys):
+        raise ValueError("not an object, or a key twice")
+    return [(key, mapping[key]) for key in keys]
+
+
+def _is_list(value: Any) -> bool:
     if isinstance(value, simdjson.Object):
         raise TypeError("an object")
-    if not isinstance(value, simdjson.Array):
-        return value
+    return isinstance(value, simdjson.Array)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    return value.as_list() if isinstance(value, simdjson.Array) else value
+
+
+def _array(numbers: Any) -> np.ndarray:
+    """Return a parsed list, of whatever nesting, as a flat array. Raises TypeError if it is not all numbers."""
     for kind, dtype in _TYPES.items():
         try:
-            return np.frombuffer(value.as_buffer(of_type=kind), dtype).reshape(shape)
-        except (ValueError, TypeError):
+            return np.frombuffer(numbers.as_buffer(of_type=kind), dtype)
+        except (AttributeError, ValueError, TypeError):
             continue
-    raise TypeError("not all numbers")
+    raise TypeError("not a list of numbers")
 
 
 def _shape(skeleton: bytes) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from .threads import Threads
 
 # A body from here on is parsed on a thread: it takes some milliseconds.
 THREAD_BYTES = 500_000
+
+ParseLarge = Callable[[bytes], dict[str, Any] | None]
 
 _threads = Threads(1)
 
@@ -34,21 +37,21 @@ def read_json(request: Request) -> dict[str, Any]:
     return parse_json(read_body(request))
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+def parse_json(body: bytes, parse_large: ParseLarge = parse_array) -> dict[str, Any]:
     """Parse a JSON object. Raises InputError.
 
-    NaN, Infinity and -Infinity are read as numbers. In a body of ARRAY_BYTES or more, regular nested lists of numbers
-    come as an array of int64, uint64 or float64.
+    NaN, Infinity and -Infinity are read as numbers. In a body of ARRAY_BYTES or more, what `parse_large` takes for
+    lists of numbers comes as an array of int64, uint64 or float64.
     """
     if not body:
         raise InputError("the body is empty; send a JSON object")
     if len(body) >= THREAD_BYTES:
-        return _threads.run(_parse, body)
-    return _parse(body)
+        return _threads.run(_parse, body, parse_large)
+    return _parse(body, parse_large)
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) >= ARRAY_BYTES and (parsed := parse_array(body)) is not None:
+def _parse(body: bytes, parse_large: ParseLarge) -> dict[str, Any]:
+    if len(body) >= ARRAY_BYTES and (parsed := parse_large(body)) is not None:
         return parsed
     try:
         data = orjson.loads(body)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from flask.testing import FlaskClient
 
-from model_server.arrays import parse_array
+from model_server.arrays import parse_array, parse_tensors
 
 SHAPES = [(1,), (3,), (2, 1, 3), (1, 1), (5, 1), (4, 1, 1, 2), (1, 1, 1, 1), (1, 8, 8, 3)]
 
@@ -125,3 +125,43 @@ def test_large_bodies_are_refused_like_small_ones(client: FlaskClient, rows: lis
         response = client.post(path, json={key: rows})
         assert response.status_code == 400
         assert words in response.json["error"]
+
+
+def v2(data: str, more: str = "") -> bytes:
+    tensor = f'{{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": {data}}}'
+    return f'{{"id": "a", "inputs": [{tensor}]{more}}}'.encode()
+
+
+@pytest.mark.parametrize("data", ["[1, 2, 3]", "[0.5, -1e3, 2]", f"[{2**64 - 1}, 0, 1]"])
+@pytest.mark.parametrize("more", ["", ', "outputs": [{"name": "y", "parameters": {"binary_data": true}}]'])
+def test_data_of_a_tensor_arrives_exactly(data: str, more: str) -> None:
+    body = v2(data, more)
+    parsed, wanted = parse_tensors(body), orjson.loads(body)
+    assert parsed is not None
+    array, numbers = parsed["inputs"][0].pop("data"), wanted["inputs"][0].pop("data")
+    assert parsed == wanted
+    assert array.tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        v2("[[1, 2, 3]]"),
+        v2("[1, [2], 3]"),
+        v2('["a", "b", "c"]'),
+        v2("[1, true, 3]"),
+        v2("[1, null, 3]"),
+        v2("[1, {}, 3]"),
+        v2("5"),
+        v2("[1,2,3]", ', "inputs": []'),
+        v2("[1,2,3]").replace(b'"name"', b'"data": [4], "name"'),
+        v2("[1, 2, 3]")[:-1],
+        b'{"inputs": 5}',
+        b'{"inputs": [5]}',
+        b'{"inputs": {"data": [1]}}',
+        b"[1,2]",
+        b"",
+    ],
+)
+def test_any_other_request_to_infer_is_left_to_the_other_parser(body: bytes) -> None:
+    assert parse_tensors(body) is None

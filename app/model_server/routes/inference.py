@@ -19,6 +19,7 @@ from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from .. import __version__
+from ..arrays import parse_tensors
 from ..bodies import json_response, parse_json, read_body
 from ..catalogue import Catalogue, Model, NotFound
 from ..engines import Tensors
@@ -151,7 +152,7 @@ def _question(manifest: Manifest, request: Request) -> Question:
     start = int(header)
     if start == 0 and body:
         return Question(_raw(manifest, body), [(spec, True) for spec in manifest.outputs])
-    asked = parse_json(bytes(body[:start]))
+    asked = parse_json(bytes(body[:start]), parse_tensors)
     name = asked.get("id")
     if not isinstance(name, str | None):
         raise InputError("id must be a text")
@@ -279,8 +280,8 @@ def _binary_size(spec: InputSpec, item: dict[str, Any]) -> int | None:
 
 def _from_json(spec: InputSpec, shape: tuple[int, ...], item: dict[str, Any]) -> np.ndarray:
     """Return the tensor of data that is flat, or nested in whatever way, row by row."""
-    nested: list[int] = []
     data = item["data"]
+    nested: list[int] = [len(data)] if isinstance(data, np.ndarray) else []
     while isinstance(data, list) and len(nested) < 64:  # deeper is beyond NumPy
         nested.append(len(data))
         data = data[0] if data else None
