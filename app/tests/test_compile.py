@@ -186,7 +186,8 @@ def test_several_inputs_and_outputs_keep_their_names(folder: Path, compiled: Pat
 
 
 def test_recurrent_layers_go_to_onnx_runtime_in_any_length(folder: Path, compiled: Path) -> None:
-    model = keras.Sequential([keras.Input((None, 3), name="x"), layers.LSTM(4), layers.Dense(1, name="y")])
+    scaled = layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])  # constants, not weights
+    model = keras.Sequential([keras.Input((None, 3), name="x"), scaled, layers.LSTM(4), layers.Dense(1, name="y")])
     model.save(folder / "m.keras")
     report, manifest, run = served(folder, compiled)
     assert report.engine == "ONNX Runtime" and manifest.inputs[0].shape == (-1, -1, 3)

@@ -42,6 +42,7 @@ def to_onnx(source: Source, path: Path) -> None:
     tf = import_tensorflow()
     import tf2onnx
     from keras.src.export.tf2onnx_lib import patch_tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     patch_tf2onnx()  # tf2onnx 1.17 and NumPy 2
     _number_nodes(tf2onnx.graph.Node)
@@ -55,7 +56,18 @@ def to_onnx(source: Source, path: Path) -> None:
         return function(**dict(zip(names, tensors, strict=True)))
 
     signature = [tf.TensorSpec(arguments[name].shape, arguments[name].dtype, name) for name in names]
-    tf2onnx.convert.from_function(tf.function(serve, input_signature=signature), signature, output_path=str(path))
+    concrete = tf.function(serve, input_signature=signature).get_concrete_function()
+    # tf2onnx.convert.from_function takes the constants that a layer keeps, such as a Normalization's mean, for inputs.
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
+    inputs = {tensor.name: name for tensor, name in zip(concrete.inputs, names, strict=False)}
+    outputs = {tensor.name: name for name, tensor in concrete.structured_outputs.items()}
+    tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(add_shapes=True),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        tensors_to_rename=inputs | outputs,
+        output_path=str(path),
+    )
 
 
 def _number_nodes(node: Any) -> None:
