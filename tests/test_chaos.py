@@ -227,16 +227,16 @@ def test_changed_settings_come_into_service_unnoticed(shipped: None) -> None:
     reloaded, old, image = reloads(), release(), containers()["model-server-1"]["Image"]
     again = asked_again()
     with prober() as probe:
-        run_playbook("deploy", model_server_workers=1)
+        run_playbook("deploy", model_server_workers=2)
     unnoticed("settings change", probe)
     assert release() != old and (reloads(), asked_again()) == (reloaded, again)
-    assert all("MODEL_SERVER_WORKERS=1" in c["Config"]["Env"] and c["Image"] == image for c in containers().values())
+    assert all("MODEL_SERVER_WORKERS=2" in c["Config"]["Env"] and c["Image"] == image for c in containers().values())
 
 
 def test_of_two_deploys_the_second_stops_at_once(shipped: None) -> None:
     reloaded, old = reloads(), release()
     with prober() as probe:
-        first = PlaybookRun("deploy", model_server_workers=1)
+        first = PlaybookRun("deploy", model_server_workers=2)
         first.wait_until(leased)
         start = time.monotonic()
         said = refused("deploy", model_server_workers=3)
@@ -246,7 +246,7 @@ def test_of_two_deploys_the_second_stops_at_once(shipped: None) -> None:
     unnoticed("two deploys at once", probe, becomes=SHIPPED)
     assert f"(process {first.process.pid}) since 2" in said and "remove /var/lib/slipway/lease" in said
     assert release() != old and reloads() == reloaded
-    assert all("MODEL_SERVER_WORKERS=1" in container["Config"]["Env"] for container in containers().values())
+    assert all("MODEL_SERVER_WORKERS=2" in container["Config"]["Env"] for container in containers().values())
     hold_to(20, "the second of two deploys at once stops after", seconds)
 
 
@@ -389,12 +389,12 @@ def test_a_full_disk_is_not_noticed(small_disk: None) -> None:
     serves, before = release(), ids()
     on_host('cat /dev/zero > /mnt/small/fill || test "$(stat --file-system --format %a /mnt/small)" = 0')
     with prober() as probe:
-        said = refused("deploy", model_server_workers=1)
+        said = refused("deploy", model_server_workers=2)
     unnoticed("disk full, and a deploy that fails for it", probe)
     assert "/var/lib/slipway cannot be written to: 0 MB free. Remedy: make room" in said
     on_host("rm /mnt/small/fill")
     assert (release(), ids()) == (serves, before)
-    run_playbook("deploy", model_server_workers=1)
+    run_playbook("deploy", model_server_workers=2)
     assert release() != serves
 
 

@@ -168,12 +168,12 @@ def test_a_reboot_ends_in_right_answers(server: Machine) -> None:
 
 def test_another_release_comes_and_goes(server: Machine) -> None:
     first = release(server)
-    _, there = server.run_playbook("playbooks/deploy.yml", model_server_workers=1)
+    _, there = server.run_playbook("playbooks/deploy.yml", model_server_workers=2)
     second = release(server)
     assert second != first and answers_rightly(server)
     _, back = server.run_playbook("playbooks/rollback.yml")
     assert release(server) == first and answers_rightly(server)
-    see("releases", f"{first} -> {second} (one worker, {there:.0f} s) -> {first} (rollback.yml, {back:.0f} s)")
+    see("releases", f"{first} -> {second} (two workers, {there:.0f} s) -> {first} (rollback.yml, {back:.0f} s)")
 
 
 CERTIFICATES = [f"/etc/slipway/tls/{name}" for name in ("ca.key", "ca.pem", "fullchain.pem", "key.pem")]

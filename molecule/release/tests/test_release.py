@@ -62,7 +62,7 @@ def test_status_says_what_serves_and_how_it_is(host: Host, run_roles: RunRoles) 
     release = serving(host)
     host.check_output("docker stop --time 1 model-server-2 && touch /etc/nginx/maintenance")
     try:
-        outcome = run_roles("release/status", model_server_workers=1)
+        outcome = run_roles("release/status", model_server_workers=2)
     finally:
         host.check_output("docker start model-server-2 && rm /etc/nginx/maintenance")
     assert outcome.changed == []
@@ -143,7 +143,7 @@ def test_a_release_can_be_gone_back_to_and_old_ones_are_removed(host: Host, run_
     records = host.check_output("ls /var/lib/slipway/releases").split()
     assert sorted(records) == sorted(f"{release}.json" for release in (second, third))
     host.check_output("docker rm --force stranger")
-    assert run_roles("release", model_image_name=third_image, model_server_workers=1, release_keep=2).failure == ""
+    assert run_roles("release", model_image_name=third_image, model_server_workers=2, release_keep=2).failure == ""
     images = host.check_output("docker image ls --format '{{.Tag}}' slipway/model-server").split()
     assert images == ["third"]
     assert "No release" not in run_roles("release/rollback").failure
