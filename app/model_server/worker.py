@@ -23,8 +23,9 @@ from .records import RECORD, Record
 
 # How long a stopping worker leaves idle connections open, for requests that are on their way.
 LAST_REQUESTS_SECONDS = 0.5
-# How long a worker leaves a new connection to those with fewer.
+# How long a worker leaves a new connection to those with fewer, and how often it looks whether one has taken it.
 PATIENCE_SECONDS = 0.01
+LOOK_SECONDS = 0.001
 FLUSH_SECONDS = 0.1
 STDOUT = 1
 
@@ -157,7 +158,7 @@ class Turns:
 
 
 class _FairServer(StreamServer):
-    """Accepts connections, but leaves each for PATIENCE_SECONDS to the other workers while this one is `ahead`.
+    """Accepts connections, but leaves each for up to PATIENCE_SECONDS to the other workers while this one is `ahead`.
 
     Workers that share a socket wake up at the same time, and the fastest would take them all.
     """
@@ -173,11 +174,17 @@ class _FairServer(StreamServer):
         if self._ahead() and not self._was_patient:
             self._was_patient = True
             self.stop_accepting()
-            self._timer = self.loop.timer(PATIENCE_SECONDS)
-            self._timer.start(self._start_accepting_if_started)
+            self._be_patient(PATIENCE_SECONDS)
             return None
         self._was_patient = False
         return super().do_read()
+
+    def _be_patient(self, left: float) -> None:
+        if left > 0 and self._ahead():
+            self._timer = self.loop.timer(LOOK_SECONDS)
+            self._timer.start(self._be_patient, left - LOOK_SECONDS)
+        else:
+            self._start_accepting_if_started()
 
 
 class RequestLog(Logger):
