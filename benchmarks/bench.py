@@ -43,6 +43,8 @@ from servers import (
 
 CONNECTIONS = (1, 16, 64)
 WARM_SECONDS = 1
+# After the first right answer: processes and containers beside the one that gave it may still be starting.
+SETTLE_SECONDS = 2
 
 
 @dataclass
@@ -88,6 +90,7 @@ def measure(result: Result, chosen: Sequence[Item], seconds: int) -> None:
         target = server.start()
         _until_right(server, target, begin)
         result.starts.append(time.monotonic() - begin)
+        time.sleep(SETTLE_SECONDS)
         for item in chosen:
             try:
                 _measure_item(result, target, item, seconds)

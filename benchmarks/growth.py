@@ -1,11 +1,16 @@
-"""Cost as work grows, of Slipway's container: more models in a server, more rows a request, larger bodies."""
+"""Cost as work grows, of Slipway's container: more models in a server, more rows a request, larger bodies, and what a
+slow model costs the clients of another one.
+"""
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import subprocess
+import threading
 import time
+import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,17 +28,23 @@ ROWS_OF = ("xor-json", "lstm-json")
 UPLOAD = "cnn-jpeg"
 MODEL = "cnn"
 START_SECONDS = 60
+SLOW = "slow"
+SLOW_CLIENTS = 4
+WITHOUT_SLOW, WITH_SLOW = "alone", f"beside {SLOW_CLIENTS} clients of the slow model"
 
 
 @dataclass
 class Grown:
     """What was seen, a value a round: start (s) and memory (bytes) by number of models; milliseconds a request, the
-    median at one connection, by item and rows and by bytes of the body."""
+    median at one connection, by item and rows and by bytes of the body; all milliseconds of single requests, by what
+    was asked and whether the slow model had clients; and milliseconds of that model's requests."""
 
     starts: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     memory: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     rows: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     bodies: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    beside: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    slow: list[float] = field(default_factory=list)
     errors: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -44,6 +55,10 @@ def measure(grown: Grown, seconds: int) -> None:
         _measure_requests(grown, seconds)
     except (Refused, Unavailable) as error:
         grown.faults.append(f"rows and bodies: {error}")
+    try:
+        _measure_beside(grown, seconds)
+    except Unavailable as error:
+        grown.faults.append(f"beside a slow model: {error}")
     for count in MODELS:
         try:
             _measure_models(grown, count)
@@ -74,6 +89,52 @@ def _measure_models(grown: Grown, count: int) -> None:
                 grown.faults.append(f"{count} models, number {number}: {reason}")
         if (memory := server.memory()) is not None:
             grown.memory[count].append(memory)
+
+
+def _measure_beside(grown: Grown, seconds: int) -> None:
+    """Ask a small model and a health check, one after the other, without and with clients of the slow model."""
+    with _running(Container()) as (_, target):
+        _ask_in_turn(grown, target.address, WITHOUT_SLOW, seconds)
+        ended = threading.Event()
+        clients = [threading.Thread(target=_ask_slow, args=(grown, target.address, ended)) for _ in range(SLOW_CLIENTS)]
+        for client in clients:
+            client.start()
+        time.sleep(2)  # the first call is under way
+        _ask_in_turn(grown, target.address, WITH_SLOW, 2 * seconds)
+        ended.set()
+        for client in clients:
+            client.join()
+
+
+def _ask_in_turn(grown: Grown, address: str, how: str, seconds: int) -> None:
+    asked = {
+        "xor": ("POST", "/v1/models/xor:predict", '{"instances": [[0, 1]]}'),
+        "/healthz": ("GET", "/healthz", None),
+    }
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=60)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for name, (method, path, body) in asked.items():
+            grown.beside[name, how].append(_timed(connection, method, path, body))
+        time.sleep(0.002)
+    connection.close()
+
+
+def _ask_slow(grown: Grown, address: str, ended: threading.Event) -> None:
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=60)
+    while not ended.is_set():
+        grown.slow.append(_timed(connection, "POST", f"/v1/models/{SLOW}:predict", '{"instances": [[1]]}'))
+    connection.close()
+
+
+def _timed(connection: http.client.HTTPConnection, method: str, path: str, body: str | None) -> float:
+    begin = time.perf_counter()
+    connection.request(method, path, body)
+    answer = connection.getresponse()
+    answer.read()
+    if answer.status != 200:
+        raise Unavailable(f"{path}: {answer.status}")
+    return (time.perf_counter() - begin) * 1000
 
 
 @contextmanager

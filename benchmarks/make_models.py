@@ -64,6 +64,23 @@ def lstm() -> keras.Model:
     return keras.Sequential([keras.Input((50, 8)), keras.layers.LSTM(64), keras.layers.Dense(5)])
 
 
+def slow() -> keras.Model:
+    """One number in, about a second of work."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((1,)),
+            layers.Dense(64 * 64 * 8),
+            layers.Reshape((64, 64, 8)),
+            layers.UpSampling2D(2),
+            layers.Conv2D(256, 3, padding="same", activation="relu"),
+            layers.Conv2D(256, 3, padding="same", activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(1),
+        ]
+    )
+
+
 def spread(model: keras.Model, numbers: np.ndarray) -> None:
     """Scale the last layer's weights so that answers to different questions differ by far more than TOLERANCE."""
     for layer in model.layers:
@@ -128,6 +145,9 @@ def main() -> None:
         model.save(folder / f"{name}.keras")
         (folder / "model.yml").write_text(CARDS[name] + "\n")
         print(f"{name}: {model.count_params():,} weights")
+    (MODELS / "slow").mkdir(exist_ok=True)
+    slow().save(MODELS / "slow/slow.h5")  # for growth.py alone: the peers look for .keras files
+    (MODELS / "slow/model.yml").write_text("title: Slow\n")
     (MODELS / ".questions.json").write_text(json.dumps(questions))
 
 

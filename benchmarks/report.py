@@ -162,6 +162,10 @@ def _growth(grown: growth.Grown) -> str:
         for count in growth.ROWS
     ]
     bodies = [[_number(size / 1000), _number(_median(grown.bodies[size]), 2)] for size in growth.BYTES]
+    beside = [
+        [f"{name}, {how}", _number(len(times)), *(_number(_quantile(times, share), 1) for share in (0.5, 0.99, 1))]
+        for (name, how), times in sorted(grown.beside.items(), reverse=True)
+    ]
     found = [f"- {text}" for text in grown.faults] or ["Every answer was right."]
     return "\n\n".join(
         [
@@ -170,6 +174,9 @@ def _growth(grown: growth.Grown) -> str:
             "Milliseconds a request at one connection (p50):",
             _table(["rows", *growth.ROWS_OF], rows),
             _table(["kB of a picture (BMP) for the CNN", "ms"], bodies),
+            f"Milliseconds a request, one at a time, while {growth.SLOW_CLIENTS} other clients keep asking a model whose "
+            f"calls take {_number(_median(grown.slow))} ms then (p50), and while nobody does:",
+            _table(["", "requests", "p50", "p99", "longest"], beside),
             "\n".join([*found, *([f"{grown.errors} errors under load."] if grown.errors else [])]),
         ]
     )
@@ -190,6 +197,10 @@ def _p99(result: Result, item: Item) -> float:
 def _median(values: Iterable[float]) -> float:
     found = list(values)
     return statistics.median(found) if found else math.nan
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[round(share * (len(values) - 1))]
 
 
 def _or_zero(value: float) -> float:
