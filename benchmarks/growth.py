@@ -13,6 +13,7 @@ import time
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,14 +97,15 @@ def _measure_beside(grown: Grown, seconds: int) -> None:
     with _running(Container()) as (_, target):
         _ask_in_turn(grown, target.address, WITHOUT_SLOW, seconds)
         ended = threading.Event()
-        clients = [threading.Thread(target=_ask_slow, args=(grown, target.address, ended)) for _ in range(SLOW_CLIENTS)]
-        for client in clients:
-            client.start()
-        time.sleep(2)  # the first call is under way
-        _ask_in_turn(grown, target.address, WITH_SLOW, 2 * seconds)
-        ended.set()
-        for client in clients:
-            client.join()
+        with ThreadPoolExecutor(SLOW_CLIENTS) as pool:
+            clients = [pool.submit(_ask_slow, grown, target.address, ended) for _ in range(SLOW_CLIENTS)]
+            try:
+                time.sleep(2)  # the first call is under way
+                _ask_in_turn(grown, target.address, WITH_SLOW, 2 * seconds)
+            finally:
+                ended.set()
+            for client in clients:
+                client.result()
 
 
 def _ask_in_turn(grown: Grown, address: str, how: str, seconds: int) -> None:
