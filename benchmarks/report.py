@@ -174,8 +174,8 @@ def _growth(grown: growth.Grown) -> str:
             "Milliseconds a request at one connection (p50):",
             _table(["rows", *growth.ROWS_OF], rows),
             _table(["kB of a picture (BMP) for the CNN", "ms"], bodies),
-            f"Milliseconds a request, one at a time, without and with {growth.SLOW_CLIENTS} clients of a slow model, whose "
-            f"answers take {_number(_median(grown.slow))} ms then (p50):",
+            f"Milliseconds a request, one at a time, without and with {growth.SLOW_CLIENTS} clients of a slow model, "
+            f"whose answers take {_number(_median(grown.slow))} ms then (p50):",
             _table(["", "requests", "p50", "p99", "longest"], beside),
             "\n".join([*found, *([f"{grown.errors} errors under load."] if grown.errors else [])]),
         ]
