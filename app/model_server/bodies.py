@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -15,10 +15,12 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from .arrays import ARRAY_BYTES, parse_array
 from .inputs import InputError
-from .threads import Threads
+from .threads import Threads, give_way
 
 # A body from here on is parsed on a thread: it takes some milliseconds.
 THREAD_BYTES = 500_000
+# How much of a body is read at once.
+SLICE = 65536
 
 ParseLarge = Callable[[bytes], dict[str, Any] | None]
 
@@ -69,6 +71,8 @@ def read_upload(request: Request) -> bytes:
     """
     if request.mimetype.startswith("image/"):
         return read_body(request)
+    if (request.content_length or 0) > SLICE:
+        request.environ["wsgi.input"] = io.BytesIO(read_body(request))
     upload: FileStorage | None = request.files.get("file") or request.files.get("image")
     if upload is None:
         known = [*request.files, *request.form]
@@ -106,10 +110,20 @@ def read_body(request: Request) -> bytes:
     if limit is not None and length > limit:
         raise RequestEntityTooLarge
     # Werkzeug's stream would check the same, in ten times the time.
-    body = request.environ["wsgi.input"].read(length)
+    stream = request.environ["wsgi.input"]
+    # gunicorn takes milliseconds for a megabyte.
+    body = stream.read(length) if length <= SLICE else b"".join(_slices(stream, length))
     if len(body) < length:
         raise ClientDisconnected
     return body
+
+
+def _slices(stream: IO[bytes], length: int) -> Iterator[bytes]:
+    """Read `length` bytes, or less if the stream ends, with a turn for other requests between slices."""
+    while length and (part := stream.read(min(length, SLICE))):
+        yield part
+        length -= len(part)
+        give_way()
 
 
 def _plain(value: Any) -> Any:

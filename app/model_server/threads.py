@@ -1,4 +1,4 @@
-"""Where a worker process runs what takes long: on threads, while its event loop goes on serving."""
+"""How a worker process does what takes long: on threads or in parts, while its event loop goes on serving."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gevent
+from gevent.hub import Hub, Waiter
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
@@ -29,6 +30,46 @@ class Threads:
         if error is not None:
             raise error
         return value
+
+
+class _Turns:
+    """The greenlets that wait for their next turn, and the event loop's watchers that give it to them."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._waiting: list[Waiter] = []
+        self._look = hub.loop.check()  # runs after the loop has looked
+        self._hurry = hub.loop.idle()  # else the loop would wait for something to come in
+
+    def wait(self) -> None:
+        if not self._waiting:
+            self._look.start(self._wake)
+            self._hurry.start(lambda: None)
+        waiter = Waiter(self.hub)
+        self._waiting.append(waiter)
+        waiter.get()
+
+    def _wake(self) -> None:
+        self._look.stop()
+        self._hurry.stop()
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.switch(None)
+
+
+_turns: _Turns | None = None
+
+
+def give_way() -> None:
+    """Let the event loop look for what has come in meanwhile, and the other greenlets have their turn.
+
+    gevent.sleep(0) does not do the first: of greenlets that wait for nothing else, gevent runs up to 50 before.
+    """
+    global _turns
+    hub = gevent.get_hub()
+    if _turns is None or _turns.hub is not hub:  # a forked process has a hub of its own
+        _turns = _Turns(hub)
+    _turns.wait()
 
 
 class ProcessLock:

@@ -14,12 +14,12 @@ from typing import Any
 
 import gevent
 import orjson
-from gevent.hub import Waiter
 from gevent.server import StreamServer
 from gunicorn.glogging import Logger
 from gunicorn.workers import ggevent
 
 from .records import RECORD, Record
+from .threads import give_way
 
 # How long a stopping worker leaves idle connections open, for requests that are on their way.
 LAST_REQUESTS_SECONDS = 0.5
@@ -70,7 +70,6 @@ class Worker(ggevent.GeventWorker):
 
     def run(self) -> None:
         self.shares.set(self.slot, 0)
-        self._turns = Turns()
         super().run()
 
     def server_class(self, listener: Any, spawn: Any, **_: Any) -> StreamServer:
@@ -103,7 +102,7 @@ class Worker(ggevent.GeventWorker):
 
     def handle_request(self, *args: Any) -> None:
         super().handle_request(*args)
-        self._turns.wait()  # else a client whose next request is always there already keeps the others waiting
+        give_way()  # else a client whose next request is always there already keeps the others waiting
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
@@ -127,34 +126,6 @@ class Worker(ggevent.GeventWorker):
             for greenlet, timeout in list(self._idle.items()):
                 gevent.kill(greenlet, timeout)
             gevent.sleep(0.2)
-
-
-class Turns:
-    """Lets greenlets wait until the event loop has looked for what came in meanwhile.
-
-    gevent.sleep(0) does not: of greenlets that wait for nothing else, gevent runs up to 50 before it looks.
-    """
-
-    def __init__(self) -> None:
-        self._hub = gevent.get_hub()
-        self._waiting: list[Waiter] = []
-        self._look = self._hub.loop.check()
-        self._hurry = self._hub.loop.idle()  # else the loop would wait for something to come in
-
-    def wait(self) -> None:
-        if not self._waiting:
-            self._look.start(self._wake)
-            self._hurry.start(lambda: None)
-        waiter = Waiter(self._hub)
-        self._waiting.append(waiter)
-        waiter.get()
-
-    def _wake(self) -> None:
-        self._look.stop()
-        self._hurry.stop()
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.switch(None)
 
 
 class _FairServer(StreamServer):

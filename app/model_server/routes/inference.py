@@ -13,7 +13,6 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-import gevent
 import numpy as np
 from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -26,6 +25,7 @@ from ..engines import Tensors
 from ..inputs import InputError, fits, nearest, shape_text, to_tensor
 from ..manifest import InputSpec, Manifest, OutputSpec, TensorSpec
 from ..requests import JSON_LENGTH_HEADER
+from ..threads import give_way
 
 DATATYPES = {
     "bool": "BOOL",
@@ -178,7 +178,7 @@ def _decoded(request: Request) -> bytes | bytearray:
             decoded += stream.decompress(body[start : start + SLICE], limit - len(decoded) + 1)
             if len(decoded) > limit:
                 raise RequestEntityTooLarge
-            gevent.sleep(0)
+            give_way()
     except zlib.error as error:
         raise InputError(f"the body is not {encoding}, as its Content-Encoding says: {error}") from None
     if not stream.eof or stream.unused_data:
@@ -323,7 +323,7 @@ def _byte_strings(spec: InputSpec, count: int, data: memoryview) -> np.ndarray:
             raise InputError(f"input {spec.name}: value {index} of {count} ends after its last byte, {len(data)}")
         values[index] = bytes(data[start:position])
         if index % TURN == TURN - 1:
-            gevent.sleep(0)
+            give_way()
     if position < len(data):
         raise InputError(f"input {spec.name}: {len(data) - position} bytes follow the last of {count} values")
     return values
