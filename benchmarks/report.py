@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import growth
@@ -33,6 +34,9 @@ def write(
         METHOD,
         "## At a glance",
         _ratios(chosen, results, loops),
+        "## Targets",
+        "What we set out for, at 16 connections; README.md says what was tried where one is missed.",
+        _targets(chosen, results, loops),
         "## The servers",
         _servers(results),
     ]
@@ -92,6 +96,67 @@ def _ratios(
         "of the engine's loop",
     ]
     return _table([*heads, "nginx + TLS, of the container", "its p99 / p50"], rows)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """`measured` has a value for each item that it is about: the worst counts."""
+
+    text: str
+    measured: dict[str, float]
+    wanted: float
+    unit: str
+    at_most: bool = False
+
+    def row(self) -> list[str]:
+        known = {name: value for name, value in self.measured.items() if not math.isnan(value)}
+        if not known:
+            return [self.text, self._said(self.wanted), "-", "not measured"]
+        worst = (max if self.at_most else min)(known, key=lambda name: known[name])
+        value = known[worst]
+        met = value <= self.wanted if self.at_most else value >= self.wanted
+        where = f" ({worst})" if len(known) > 1 else ""
+        return [self.text, self._said(self.wanted), f"{self._said(value)}{where}", "yes" if met else "**no**"]
+
+    def _said(self, value: float) -> str:
+        return {
+            "%": f"{value * 100:.0f} %",
+            "x": f"{value:.1f} x",
+            "s": f"{value:.2f} s",
+            "MB": f"{value / MEGABYTE:,.0f} MB",
+        }[self.unit]
+
+
+def _targets(
+    chosen: Sequence[Item], results: Sequence[Result], loops: Mapping[str, Sequence[Mapping[str, float]]]
+) -> str:
+    by_name = {result.server.name: result for result in results}
+    ours, bare, nginx = by_name["slipway"], by_name["bare"], by_name.get("nginx")
+    items = {item.name: item for item in chosen}
+    peers = [result for result in results if result.server.kind == "peer"]
+
+    def of_peers(name: str) -> dict[str, float]:
+        best = max((rate for peer in peers if (rate := _rate(peer, items[name])) > 0), default=math.nan)
+        return {name: _rate(ours, items[name]) / best}
+
+    targets = []
+    if xor := items.get("xor-json"):
+        share = _rate(ours, xor) / _rate(bare, xor)
+        targets.append(_Target("XOR, of the bare endpoint", {"xor-json": share}, 0.8, "%"))
+    for name, wanted in (("xor-json", 3.0), ("cnn-json", 3.5), ("cnn-jpeg", 2.2)):
+        if name in items:
+            targets.append(_Target(f"{name}, of the best peer", of_peers(name), wanted, "x"))
+    if binary := items.get("cnn-binary"):
+        loop = _median(one["calls_per_second"] for one in loops["cnn-binary"])
+        targets.append(_Target("binary tensors, of the engine's loop", {"": _rate(ours, binary) / loop}, 0.6, "%"))
+    if nginx:
+        tails = {name: _p99(nginx, item) / _p50(nginx, item) for name, item in items.items()}
+        shares = {name: _rate(nginx, item) / _rate(ours, item) for name, item in items.items()}
+        targets.append(_Target("nginx + TLS, p99 of p50", tails, 4, "x", at_most=True))
+        targets.append(_Target("nginx + TLS, of the container alone", shares, 0.75, "%"))
+    targets.append(_Target("start", {"": _median(ours.starts)}, 1, "s", at_most=True))
+    targets.append(_Target("memory of two processes", {"": _median(ours.memory)}, 180 * MEGABYTE, "MB", at_most=True))
+    return _table(["", "wanted", "measured", "met"], [target.row() for target in targets])
 
 
 def _servers(results: Sequence[Result]) -> str:
