@@ -9,8 +9,9 @@ import simdjson
 
 # Below this, orjson and NumPy take as long.
 ARRAY_BYTES = 500
-# The parser keeps the memory for its largest document: so larger ones get one of their own.
-KEPT_BYTES = 2_000_000
+# Bodies from here on take milliseconds, so bodies.py parses them on a thread, each with a parser of its own: a parser
+# has one user at a time, and keeps the memory of its largest document.
+THREAD_BYTES = 500_000
 
 MOST_AXES = 32
 # What numbers and the space between them consist of. "e" occurs in words, too: those keep other letters.
@@ -60,7 +61,7 @@ def parse_tensors(body: bytes) -> dict[str, Any] | None:
 
 
 def _parse(body: bytes) -> Any:
-    return (_parser if len(body) < KEPT_BYTES else simdjson.Parser()).parse(body)
+    return (_parser if len(body) < THREAD_BYTES else simdjson.Parser()).parse(body)
 
 
 def _input(item: Any) -> dict[str, Any]:

@@ -13,12 +13,10 @@ from flask import Request, Response
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from .arrays import ARRAY_BYTES, parse_array
+from .arrays import ARRAY_BYTES, THREAD_BYTES, parse_array
 from .inputs import InputError
 from .threads import Threads, give_way
 
-# A body from here on is parsed on a thread: it takes some milliseconds.
-THREAD_BYTES = 500_000
 # How much of a body is read at once.
 SLICE = 65536
 

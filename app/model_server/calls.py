@@ -40,13 +40,14 @@ class Abandoned(RuntimeError):
 
 
 class _Call:
-    __slots__ = ("inputs", "numbers", "record", "rows", "turn")
+    __slots__ = ("inputs", "numbers", "record", "rows", "seconds", "turn")
 
     def __init__(self, inputs: Tensors, rows: int, numbers: int, record: Record) -> None:
         self.inputs = inputs
         self.rows = rows
         self.numbers = numbers
         self.record = record
+        self.seconds = 0.0  # of the engine
         # Becomes None when it is this call's turn; the answer, if another call took it along.
         self.turn: AsyncResult = AsyncResult()
 
@@ -87,7 +88,7 @@ class Calls:
             seconds = time.perf_counter() - start
             if seconds > INLINE_SECONDS:  # a cost that grows otherwise: the next one is measured on a thread
                 self._seconds_per_number = seconds / numbers
-            record.stages["engine"] = seconds * 1000
+            record.add("engine", seconds)
             self._metrics.called(rows, seconds)
             return outputs
         call = _Call(inputs, rows, numbers, record)
@@ -99,8 +100,9 @@ class Calls:
         if answer is None:
             answer = self._take_turn(engine, call, wide)
         self.last_answer = time.monotonic()
-        waited = time.perf_counter() - start - record.stages["engine"] / 1000
-        record.stages["queue"] = waited * 1000
+        waited = time.perf_counter() - start - call.seconds
+        record.add("engine", call.seconds)
+        record.add("queue", waited)
         self._metrics.waited(waited)
         return answer
 
@@ -146,10 +148,11 @@ class Calls:
         seconds = time.perf_counter() - start
         self._metrics.called(sum(one.rows for one in (call, *companions)), seconds)
         numbers = sum(one.numbers for one in (call, *companions))
-        # What it would have taken with one thread, at most.
-        self._seconds_per_number = min(self._seconds_per_number, threads * seconds / numbers)
+        if not any(isinstance(answer, Exception) for answer in answers):  # a refusal is quicker than an answer
+            # What it would have taken with one thread, at most.
+            self._seconds_per_number = min(self._seconds_per_number, threads * seconds / numbers)
         for one in (call, *companions):
-            one.record.stages["engine"] = seconds * 1000
+            one.seconds = seconds
         for other, answer in zip(companions, answers[1:], strict=True):
             if isinstance(answer, Exception):
                 other.turn.set_exception(answer)

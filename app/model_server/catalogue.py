@@ -7,20 +7,22 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gevent.lock import BoundedSemaphore
 
 from . import inputs
-from .answers import check_expected, decode
+from .answers import check_expected, decode, verdict
 from .calls import Calls, Overloaded
-from .engines import Engine, EngineError, Tensors, Wide, load_engine
+from .engines import Engine, EngineError, LoadError, Tensors, Wide, load_engine
 from .inputs import InputError, Limits
 from .manifest import CANARY, STABLE, Manifest, read_versions
 from .metrics import ModelMetrics
 from .records import Record, current
 from .settings import usable_cpus
 from .threads import ProcessLock, Threads
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,20 @@ class Unavailable(RuntimeError):
 
 
 class Model:
-    """A compiled model. Its engine is loaded at the first use: engines do not survive a fork."""
+    """A compiled model, or one version of it: `part` says which (cats, cats.2).
 
-    def __init__(self, manifest: Manifest, folder: Path, limits: Limits, queue: int) -> None:
+    Its engine is loaded at the first use: engines do not survive a fork.
+    """
+
+    def __init__(self, manifest: Manifest, part: str, folder: Path, limits: Limits, queue: int) -> None:
         self.manifest = manifest
+        self.part = part
         self.folder = folder
         self._limits = limits
         # TensorFlow gains most by batches, and they form while a call runs.
         batches = manifest.engine == "tensorflow"
         self._metrics = ModelMetrics(manifest.name, manifest.version)
-        self._calls = Calls(manifest.name, self._metrics, threads=1 if batches else 2, queue=queue, batches=batches)
+        self._calls = Calls(part, self._metrics, threads=1 if batches else 2, queue=queue, batches=batches)
         self._wide = Wide.of(manifest, folder, usable_cpus())
         self._decoding = Threads(1)
         self._loading = BoundedSemaphore(1)
@@ -77,24 +83,27 @@ class Model:
         engine = self._engine or self.engine
         try:
             return self._calls.run(engine.run, tensors, record.rows, record, self._wide)
+        except LoadError as error:
+            raise Unavailable(f"{self.part} cannot be loaded: {_first_line(error)}") from error
         except EngineError as error:
-            log.warning("%s refused a call: %s", self.manifest.name, error)
-            raise InputError(f"{self.manifest.name} cannot take this: {_first_line(error)}") from error
+            log.warning("%s refused a call: %s", self.part, error)
+            raise InputError(f"{self.part} cannot take this: {_first_line(error)}") from error
 
     def answers(self, outputs: Tensors, count: int) -> list[dict[str, Any]]:
         """Return the answers to a batch of `count` rows, for people."""
+        return self._decoded(outputs, lambda: [decode(self.manifest, outputs, row) for row in range(count)])
 
-        def decode_rows() -> list[dict[str, Any]]:
-            return [decode(self.manifest, outputs, row) for row in range(count)]
+    def verdict(self, outputs: Tensors) -> Any:
+        """Return the answer to the first row in short, as answers.verdict does."""
+        return self._decoded(outputs, lambda: verdict(self.manifest, outputs))
 
-        return self._decoding.run(decode_rows) if self._slow_to_decode(outputs) else decode_rows()
-
-    def _slow_to_decode(self, outputs: Tensors) -> bool:
-        """Return whether there are pictures to encode, or the labels of many steps to find."""
-        return any(
+    def _decoded(self, outputs: Tensors, decode: Callable[[], T]) -> T:
+        """Return decode(), from a thread if there are pictures to encode or the labels of many steps to find."""
+        slow = any(
             spec.kind == "image" or (spec.kind != "numbers" and outputs[spec.name].size > MANY_SCORES)
             for spec in self.manifest.outputs
         )
+        return self._decoding.run(decode) if slow else decode()
 
     @property
     def engine(self) -> Engine:
@@ -108,7 +117,7 @@ class Model:
                     log.error("%s", error)
                     self._load_error = error
             if self._engine is None:
-                raise Unavailable(f"{self.manifest.name} cannot be loaded: {_first_line(self._load_error)}")
+                raise Unavailable(f"{self.part} cannot be loaded: {_first_line(self._load_error)}")
             return self._engine
 
     def check(self, all_examples: bool = True) -> str | None:
@@ -130,7 +139,7 @@ class Model:
         except (InputError, Unavailable, Overloaded) as error:
             return str(error)
         except Exception as error:
-            log.exception("%s: its examples cannot be asked", self.manifest.name)
+            log.exception("%s: its examples cannot be asked", self.part)
             return f"{type(error).__name__}: {_first_line(error)}"
         return None
 
@@ -149,7 +158,9 @@ class Catalogue:
         self._about = {about.name: about for about in read_versions(folder)}
         self._models = {
             name: {
-                manifest.version: Model(manifest, about.folder_of(manifest.version), limits, queue)
+                manifest.version: Model(
+                    manifest, about.part(manifest.version), about.folder_of(manifest.version), limits, queue
+                )
                 for manifest in about.manifests
             }
             for name, about in self._about.items()
@@ -159,28 +170,34 @@ class Catalogue:
         """Iterate over the default version of each model."""
         return (self._models[name][about.labels[STABLE]] for name, about in self._about.items())
 
-    def get(self, name: str, version: str | None = None, label: str | None = None) -> Model | None:
+    def get(self, name: str, version: str | None = None, label: str | None = None) -> Model:
         """Return the model of that name in that version, or in that which has the label, else in its default version.
 
-        Return None if there is none.
+        Raises NotFound.
         """
         if name not in self._models:
-            return None
+            names = self.names()
+            raise NotFound(f"there is no model {name}{inputs.nearest(name, names)}; the models are {', '.join(names)}")
+        versions, labels = self._models[name], self._about[name].labels
         if version is None:
-            version = self._about[name].labels.get(label or STABLE, "")
-        return self._models[name].get(version)
+            version = labels.get(label or STABLE)
+            if version is None:
+                raise NotFound(f"the model {name} has no label {label}; its labels are {', '.join(labels)}")
+        if version not in versions:
+            raise NotFound(f"the model {name} has no version {version}; its versions are {', '.join(versions)}")
+        return versions[version]
 
-    def choose(self, name: str, version: str | None = None, label: str | None = None) -> Model | None:
+    def choose(self, name: str, version: str | None = None, label: str | None = None) -> Model:
         """Return the model that answers this request, and note it in the request's record.
 
-        It is that of `get`, but the canary's share of the requests that name no version goes to the canary.
+        It is that of `get`, but the canary's share of the requests that name no version goes to the canary. Raises
+        NotFound.
         """
         if version is None and label is None and name in self._about:
             share = self._about[name].canary_share
             label = CANARY if share and self._draw() < share else None
         model = self.get(name, version, label)
-        if model:
-            current().models.append((name, model.manifest.version))
+        current().models.append((name, model.manifest.version))
         return model
 
     def names(self) -> list[str]:
@@ -203,9 +220,9 @@ class Catalogue:
         Once all were right in this process, one example per version is asked: less work on the same path.
         """
         reasons = {
-            self._about[name].part(version): model.check(not self._checked)
-            for name, versions in self._models.items()
-            for version, model in versions.items()
+            model.part: model.check(not self._checked)
+            for versions in self._models.values()
+            for model in versions.values()
         }
         self._checked = self._checked or not any(reasons.values())
         return {name: reason for name, reason in reasons.items() if reason}

@@ -26,7 +26,11 @@ Tensors = dict[str, np.ndarray]
 
 
 class EngineError(RuntimeError):
-    """The engine cannot load the model, or refused a call."""
+    """The engine refused a call."""
+
+
+class LoadError(EngineError):
+    """The engine cannot load the model."""
 
 
 class Engine(Protocol):
@@ -160,6 +164,7 @@ class Wide:
         self.threads = threads
         self._load: Callable[[], Engine] = lambda: load_engine(manifest, folder, threads)
         self._engine: Engine | None = None
+        self._failed = False
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path, cpus: int) -> Wide | None:
@@ -172,12 +177,14 @@ class Wide:
 
     def fits(self) -> bool:
         """Return whether that many CPUs have nothing to do, this thread's own included."""
-        return self.threads <= (os.cpu_count() or 1) - running_threads() + 1
+        return not self._failed and self.threads <= (os.cpu_count() or 1) - running_threads() + 1
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Answer one batch, as Engine does."""
+        """Answer one batch, as Engine does. Raises LoadError if the model cannot be loaded; then it `fits` no more."""
         if self._engine is None:
+            self._failed = True
             self._engine = self._load()
+            self._failed = False
         return self._engine.run(inputs)
 
 
@@ -194,17 +201,17 @@ def load_engine(manifest: Manifest, folder: Path, threads: int = 1) -> Engine:
 
     `threads` is how many a call uses.
 
-    Raises EngineError if the engine's library is missing or refuses the file.
+    Raises LoadError if the engine's library is missing or refuses the file.
     """
     try:
         return ENGINES[manifest.engine](manifest, folder, threads)
     except ImportError as error:
-        raise EngineError(
+        raise LoadError(
             f"{manifest.name} needs the engine {manifest.engine}, which is not installed ({error}). "
             f"Install requirements/{manifest.engine}.txt."
         ) from error
     except Exception as error:
-        raise EngineError(f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}") from error
+        raise LoadError(f"{manifest.name}: {manifest.engine} cannot load {manifest.file}: {error}") from error
 
 
 def import_tensorflow() -> Any:

@@ -36,8 +36,8 @@ class InputError(ValueError):
 class Limits:
     """The most pixels of a picture, and how larger ones are decoded.
 
-    `run` calls the decoder for a picture of more than INLINE_PIXELS; `lock` is held while one of LARGE_PIXELS or more
-    is decoded.
+    `run` calls the decoder for a picture of more than INLINE_PIXELS, or for one of several; `lock` is held while one of
+    LARGE_PIXELS or more is decoded.
     """
 
     pixels: int = 25_000_000
@@ -82,7 +82,7 @@ def encode_rows(manifest: Manifest, rows: Any, limits: Limits = Limits()) -> Ten
     for spec in manifest.inputs:
         values = columns[spec.name]
         if spec.kind == "image":
-            values = [_pixels(spec, value, limits) for value in values]
+            values = [_pixels(spec, value, limits, alone=len(values) == 1) for value in values]
         tensors[spec.name] = to_tensor(spec, values)
     return tensors
 
@@ -232,17 +232,17 @@ def _ragged(spec: InputSpec) -> InputError:
     return InputError(f"input {spec.name}: ragged; all lists of one level must have the same length")
 
 
-def _pixels(spec: InputSpec, value: Any, limits: Limits) -> Any:
+def _pixels(spec: InputSpec, value: Any, limits: Limits, alone: bool) -> Any:
     """Return a picture file's tensor, without the batch axis. Return anything else, pixels as numbers, as it is."""
     if _is_base64(value):
         value = from_base64(value["b64"])
     if not isinstance(value, bytes):
         return value
-    pixels = _decode(spec, value, limits)
+    pixels = _decode(spec, value, limits, alone)
     return (255 - pixels if spec.invert else pixels) * np.float32(spec.scale) + np.float32(spec.offset)
 
 
-def _decode(spec: InputSpec, data: bytes, limits: Limits) -> np.ndarray:
+def _decode(spec: InputSpec, data: bytes, limits: Limits, alone: bool) -> np.ndarray:
     """Return pixels, 0 … 255, as float32 in the shape of `spec` without its batch axis."""
     if not data:
         raise InputError("the file is empty; send a picture")
@@ -260,7 +260,7 @@ def _decode(spec: InputSpec, data: bytes, limits: Limits) -> np.ndarray:
             f"{limit / 1e6:g} million; send it smaller"
         )
     try:
-        if pixels <= INLINE_PIXELS:
+        if alone and pixels <= INLINE_PIXELS:
             return _resized(spec, image)
         decoded: np.ndarray = limits.run(_resized_alone, spec, image, limits)
         return decoded

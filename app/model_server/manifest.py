@@ -229,8 +229,9 @@ def _read_model(folder: Path) -> Versions:
     if model.canary_share and _asked(by_version[labels[CANARY]]) != _asked(model.default):
         raise ManifestError(
             f"{model.name}: the canary, version {labels[CANARY]}, takes or answers something else than version "
-            f"{labels[STABLE]}: clients that name no version would get errors by chance. Give inputs and outputs the "
-            "same names, kinds and shapes, or leave canary_share out of the card."
+            f"{labels[STABLE]}: clients that name no version would get errors or wrong answers by chance. Give both "
+            "the same inputs (names, kinds, types, shapes, scale) and outputs (names, kinds, types, order), or leave "
+            "canary_share out of the card."
         )
     return model
 
@@ -238,10 +239,10 @@ def _read_model(folder: Path) -> Versions:
 def _asked(manifest: Manifest) -> Any:
     """Return what a client has to know of a model to ask it and to read its answer."""
     inputs = {
-        spec.name: (spec.kind, () if spec.kind == "image" else (spec.dtype, spec.shape, spec.columns))
+        spec.name: (spec.kind, spec.dtype, spec.shape, spec.columns, spec.scale, spec.offset)
         for spec in manifest.inputs
     }
-    return inputs, {spec.name: spec.kind for spec in manifest.outputs}
+    return inputs, [(spec.name, spec.kind, spec.dtype) for spec in manifest.outputs]
 
 
 def takes_image(manifest: Manifest) -> bool:

@@ -14,7 +14,7 @@ class Record:
     """One request, or one question that the server asks itself: that has no client and no deadline.
 
     `deadline` is in seconds of time.monotonic(). `models` are the names and versions of those that answer: none, one
-    or, of an upload to /predict, several. They set `rows` and `stages` (milliseconds by stage: queue, engine).
+    or, of an upload to /predict, several. They set `rows` and add to `stages` (milliseconds by stage: queue, engine).
     """
 
     __slots__ = ("_socket", "deadline", "models", "request_id", "rows", "stages")
@@ -34,6 +34,9 @@ class Record:
     @property
     def version(self) -> str:
         return ", ".join(version for _, version in self.models)
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds * 1000
 
     def abandoned(self) -> bool:
         """Return whether the client has closed its connection."""

@@ -106,7 +106,7 @@ def test_a_text_is_a_file_only_for_a_picture(folder: Path) -> None:
         ("inputs: {a: {kind: image, shape: 64}}", ["inputs.a.shape", "64", "[10001, 4]"]),
         ("outputs: {a: {kind: classes}}", ["outputs.a", "labels is missing"]),
         ("outputs: {a: {kind: binary, labels: [a, b, c]}}", ["outputs.a.labels", "3 labels", "[no, yes]"]),
-        ("outputs: {a: {kind: binary, threshold: 50}}", ["outputs.a.threshold", "between 0 and 1"]),
+        ("outputs: {a: {kind: binary, threshold: 50}}", ["outputs.a.threshold", "is not below 1"]),
         ("examples: {input: 1}", ["examples", "not a list"]),
         ("examples: [{expect: 1}]", ["examples[0]", "input is missing"]),
         (f"{PICTURE}[{{input: examples/tim.png, expect: 1}}]", ["examples: ", "tim.png", "tom.png"]),

@@ -225,7 +225,7 @@ def test_tritonclient_understands_errors(client: triton.InferenceServerClient) -
     )
     assert refused(client.infer, "xor", [two], model_version="2") == (
         "404",
-        "there is no such version of the model xor; the versions are 1",
+        "the model xor has no version 2; its versions are 1",
     )
     assert refused(client.get_model_metadata, "nope")[0] == "404"
     assert refused(client.infer, "xor", [three]) == (

@@ -155,7 +155,13 @@ def test_every_example_of_the_shipped_models_is_answered_as_documented(client: F
     asked = check_answers(client)
     documented = {operation["operationId"] for _, _, operation in operations(document)}
     # These have no example: what they take differs by model, and stands with the model.
-    by_version = {"predict_version", "predict_label", "tfserving_ask_version", "tfserving_ask_label", "infer_version"}
+    by_version = {
+        "predict_by_version",
+        "predict_by_label",
+        "tfserving_ask_version",
+        "tfserving_ask_label",
+        "infer_by_version",
+    }
     assert documented - asked == by_version
 
 

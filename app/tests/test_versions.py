@@ -149,7 +149,7 @@ def test_each_version_is_compiled_for_the_engine_that_takes_it(command_said: str
     rows = {line.split()[0]: line for line in command_said.splitlines()}
     assert "LiteRT" in rows["net.1"] and "ONNX Runtime" in rows["net.2"] and "LiteRT" in rows["net.10"]
     assert "LiteRT" in rows["plain"]
-    assert "net: requests that name no version go to 1, 0.25 of them at random to 2" in command_said
+    assert "net: requests that name no version go to 1, but 25 % of them, at random, to 2" in command_said
     net, plain = read_versions(compiled_versions)
     assert [manifest.version for manifest in net.manifests] == ["1", "2", "10"]
     assert [manifest.title for manifest in net.manifests] == ["A net", "A recurrent net", "A net"]
@@ -304,7 +304,7 @@ def test_the_share_follows_the_draw(compiled_versions: Path) -> None:
             404,
             "there is no model nut (perhaps you mean net); the models are net, plain",
         ),
-        ("/v2/models/net/versions/3/infer", TENSOR, 404, "no such version of the model net; the versions are 1, 2, 10"),
+        ("/v2/models/net/versions/3/infer", TENSOR, 404, "the model net has no version 3; its versions are 1, 2, 10"),
         ("/v1/models/net/versions/3:predict", ROW, 404, "Servable not found for request: Specific(net, 3)"),
         ("/v1/models/net/labels/new:predict", ROW, 400, "the labels of net are stable, canary, next"),
         ("/v1/models/net/versions/3", None, 404, "Could not find version 3 of model net"),
@@ -396,7 +396,7 @@ def folder(tmp_path: Path) -> Path:
         ("labels: [1]", ["versions.labels: [1] is not a mapping"]),
         ("label: {}", ["versions.label: unknown key (perhaps you mean labels); known keys: labels, canary_share"]),
         ("canary_share: 0.1", ["versions: no version has the label canary for canary_share; write labels"]),
-        ("{canary_share: 2, labels: {canary: 2, stable: 1}}", ["versions.canary_share: 2 is not between 0 and 1"]),
+        ("{canary_share: 2, labels: {canary: 2, stable: 1}}", ["versions.canary_share: 2 is not below 1"]),
         ("{canary_share: 0.1, labels: {canary: 2}}", ["versions: version 2 is both the canary and stable, which by"]),
         ("{labels: {a: 3, b: 4}, x: 1}", ["versions.labels.a: ", "versions.labels.b: ", "versions.x: "]),
     ],

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--part",
         metavar="NAME",
         default="",
-        help="only a model without versions, a version (NAME.VERSION) or, of a model with versions, the labels alone",
+        help="compile one part: a model without versions, a version (NAME.VERSION), or what the card of a model with "
+        "versions says of them (NAME)",
     )
     parser.add_argument("--check", action="store_true", help="compile nothing; check compiled models together")
     options = parser.parse_args(arguments)

@@ -441,7 +441,8 @@ def label_versions(folder: Path, compiled: Path) -> str:
     for path in (target / VERSIONS, target):
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (0, 0))
-    canary = f", {card.canary_share:.3g} of them at random to {labels[CANARY]}" if card.canary_share else ""
+    share = f"{100 * card.canary_share:.3g} %"
+    canary = f", but {share} of them, at random, to {labels[CANARY]}" if card.canary_share else ""
     return f"{folder.name}: requests that name no version go to {default}{canary}"
 
 

@@ -551,8 +551,8 @@ PROBLEMS = {
     "bool_type": "is neither true nor false; write true or false",
     "float_type": "is not a number; write a number, or a fraction such as 1/255",
     "finite_number": "is not a number; write a number, or a fraction such as 1/255",
-    "greater_than": "is not between 0 and 1; write for example 0.5",
-    "less_than": "is not between 0 and 1; write for example 0.5",
+    "greater_than": "is not above 0; write for example 0.5",
+    "less_than": "is not below 1; write for example 0.5",
     "greater_than_equal": "is negative; write for example 0.01",
     "int_type": "is not a whole number; write a version's number, such as 2",
 }

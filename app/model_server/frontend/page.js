@@ -62,8 +62,9 @@ function choose(one) {
   history.replaceState(null, "", `#${encodeURIComponent(one.name)}`);
   byId("title").textContent = one.title;
   byId("description").textContent = one.description;
-  const others = one.versions.length > 1 ? ` of ${one.versions.join(", ")}` : "";
-  byId("facts").textContent = `Version ${one.version}${others}, from ${one.source_format}, answered by ${ENGINES[one.engine]}.`;
+  const others = one.versions.filter((version) => version !== one.version);
+  const also = others.length ? ` (also served: ${others.join(", ")})` : "";
+  byId("facts").textContent = `Version ${one.version}${also}, from ${one.source_format}, answered by ${ENGINES[one.engine]}.`;
   widgets = one.inputs.map(widget);
   byId("inputs").replaceChildren(...widgets.map((part) => part.node));
   byId("predict").hidden = takesPicture(one);

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from flask import Blueprint, Response, request
 
-from ..answers import verdict
 from ..bodies import is_upload, json_response, read_json, read_upload
 from ..catalogue import Catalogue, Model
 from ..inputs import InputError
@@ -43,8 +42,8 @@ def articles(catalogue: Catalogue) -> Blueprint:
         picture = read_upload(request)
         if not pictures:
             raise _no_model("a picture", [model for model in catalogue if takes_image(model.manifest)])
-        models = filter(None, [catalogue.choose(model.manifest.name) for model in pictures])
-        return json_response([verdict(model.manifest, model.from_upload(picture)) for model in models])
+        models = [catalogue.choose(model.manifest.name) for model in pictures]
+        return json_response([model.verdict(model.from_upload(picture)) for model in models])
 
     def _rows() -> Response:
         body = read_json(request)
@@ -55,7 +54,7 @@ def articles(catalogue: Catalogue) -> Blueprint:
             raise _no_model("rows of numbers", [model for model in catalogue if takes_numbers(model.manifest)])
         if len(numbers) > 1:
             raise InputError(f"{_names(numbers)} take rows of numbers; ask one of them at /predict/NAME")
-        model = catalogue.choose(numbers[0].manifest.name) or numbers[0]
+        model = catalogue.choose(numbers[0].manifest.name)
         outputs = model.from_rows(rows)
         return json_response({"labels": outputs[model.manifest.outputs[0].name]}, tokens=True)
 

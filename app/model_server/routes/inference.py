@@ -20,7 +20,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from .. import __version__
 from ..arrays import parse_tensors
 from ..bodies import json_response, parse_json, read_body
-from ..catalogue import Catalogue, Model, NotFound
+from ..catalogue import Catalogue, Model
 from ..engines import Tensors
 from ..inputs import InputError, fits, nearest, shape_text, to_tensor
 from ..manifest import InputSpec, Manifest, OutputSpec, TensorSpec
@@ -56,11 +56,6 @@ def inference(catalogue: Catalogue) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("inference", __name__, url_prefix="/v2")
 
-    def found(model: Model | None, name: str) -> Model:
-        if model is None:
-            raise NotFound(_missing(catalogue, name))
-        return model
-
     @blueprint.get("")
     def server() -> Response:
         extensions = ["binary_tensor_data", "model_repository"]
@@ -77,7 +72,7 @@ def inference(catalogue: Catalogue) -> Blueprint:
     @blueprint.get("/models/<name>")
     @blueprint.get("/models/<name>/versions/<version>")
     def metadata(name: str, version: str | None = None) -> Response:
-        manifest = found(catalogue.get(name, version), name).manifest
+        manifest = catalogue.get(name, version).manifest
         return json_response(
             {
                 "name": name,
@@ -91,13 +86,13 @@ def inference(catalogue: Catalogue) -> Blueprint:
     @blueprint.get("/models/<name>/ready")
     @blueprint.get("/models/<name>/versions/<version>/ready")
     def model_ready(name: str, version: str | None = None) -> Response:
-        reason = found(catalogue.get(name, version), name).check(all_examples=False)
+        reason = catalogue.get(name, version).check(all_examples=False)
         return _readiness({"name": name, "ready": True}, {name: reason} if reason else {})
 
     @blueprint.post("/models/<name>/infer")
     @blueprint.post("/models/<name>/versions/<version>/infer")
     def infer(name: str, version: str | None = None) -> Response:
-        model = found(catalogue.choose(name, version), name)
+        model = catalogue.choose(name, version)
         question = _question(model.manifest, request)
         return _answer(model, question, model.from_tensors(question.tensors))
 
@@ -113,14 +108,6 @@ def inference(catalogue: Catalogue) -> Blueprint:
         raise InputError(f"clients cannot {verb} a model; the models of this server change with a deploy")
 
     return blueprint
-
-
-def _missing(catalogue: Catalogue, name: str) -> str:
-    versions = ", ".join(catalogue.versions(name))
-    if versions:
-        return f"there is no such version of the model {name}; the versions are {versions}"
-    hint = nearest(name, catalogue.names())
-    return f"there is no model {name}{hint}; the models are {', '.join(catalogue.names())}"
 
 
 def _readiness(ready: dict[str, Any], reasons: dict[str, str]) -> Response:

@@ -174,10 +174,11 @@ def _prediction_versions(manifests: list[Manifest]) -> Paths:
         f"/predict/{{model}}/{where}s/{{{where}}}": {
             "post": _operation(
                 PREDICTIONS,
-                f"predict_{where}",
+                f"predict_by_{where}",
                 f"Ask a model by {where}",
                 _json(OBJECT),
-                description=f"Bodies and answers are those of the addresses without a {where}.",
+                description=f"Bodies and answers are those of the addresses without a {where}, which describe the "
+                "version labelled stable; labels may differ.",
                 body=body,
                 parameters=[model, _parameter(where, example)],
                 errors=[*ERRORS],
@@ -310,7 +311,7 @@ def _tfserving_models(manifests: list[Manifest]) -> Paths:
                 "Ask a model by version or label",
                 _json(OBJECT),
                 description="The verb is predict, classify or regress. Bodies and answers are those of the addresses "
-                "without a version.",
+                "without a version, which describe the one labelled stable; labels may differ.",
                 body=_json(OBJECT),
                 parameters=[*parameters, _parameter("verb", "predict", ["predict", "classify", "regress"])],
                 errors=[*ERRORS],
@@ -388,10 +389,11 @@ def _inference_server(manifests: list[Manifest]) -> Paths:
     paths["/v2/models/{model}/versions/{version}/infer"] = {
         "post": _operation(
             INFERENCE,
-            "infer_version",
+            "infer_by_version",
             "Ask a model by version",
             _json(OBJECT) | BINARY,
-            description="Bodies and answers are those of the addresses without a version.",
+            description="Bodies and answers are those of the addresses without a version, which describe the one "
+            "labelled stable.",
             body=_json(OBJECT) | BINARY,
             parameters=[model, version, _ref("parameters/json_length")],
             errors=[*ERRORS],

@@ -10,8 +10,8 @@ import numpy as np
 from flask import Blueprint, Response, request, send_file
 
 from ..bodies import is_upload, json_response, read_json, read_upload
-from ..catalogue import Catalogue, Model, NotFound
-from ..inputs import InputError, nearest
+from ..catalogue import Catalogue, NotFound
+from ..inputs import InputError
 from ..manifest import Example, InputSpec, Manifest, OutputSpec, example_files, replace_files
 
 
@@ -19,25 +19,13 @@ def predict(catalogue: Catalogue) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("predict", __name__)
 
-    def found(model: Model | None, name: str, version: str | None = None, label: str | None = None) -> Model:
-        if model:
-            return model
-        if name not in catalogue.names():
-            hint = nearest(name, catalogue.names())
-            raise NotFound(f"there is no model {name}{hint}; the models are {', '.join(catalogue.names())}")
-        if version is not None:
-            raise NotFound(
-                f"the model {name} has no version {version}; its versions are {', '.join(catalogue.versions(name))}"
-            )
-        raise NotFound(f"the model {name} has no label {label}; its labels are {', '.join(catalogue.labels(name))}")
-
     @blueprint.get("/models")
     def models() -> Response:
         return json_response({"models": [_described(model.manifest, catalogue) for model in catalogue]})
 
     @blueprint.get("/models/<name>/<path:path>")
     def example(name: str, path: str) -> Response:
-        model = found(catalogue.get(name), name)
+        model = catalogue.get(name)
         manifest = model.manifest
         if path not in {file for one in manifest.examples for file in example_files(one.input, manifest.pictures)}:
             raise NotFound(f"the model {name} has no example {path}; GET /models lists its examples")
@@ -52,7 +40,7 @@ def predict(catalogue: Catalogue) -> Blueprint:
     @blueprint.post("/predict/<name>/versions/<version>")
     @blueprint.post("/predict/<name>/labels/<label>")
     def answer(name: str, version: str | None = None, label: str | None = None) -> Response:
-        model = found(catalogue.choose(name, version, label), name, version, label)
+        model = catalogue.choose(name, version, label)
         start = time.perf_counter()
         if is_upload(request):
             outputs, count = model.from_upload(read_upload(request)), 1

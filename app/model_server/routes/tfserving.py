@@ -61,9 +61,10 @@ def tfserving(catalogue: Catalogue) -> Blueprint:
             known = ", ".join(catalogue.labels(name))
             raise InputError(f"Unrecognized servable version label: {label}; the labels of {name} are {known}")
         find = catalogue.choose if parts["verb"] else catalogue.get
-        model = find(name, version, label)
-        if model is None:
-            raise NotFound(_missing(name, version, parts["verb"] or parts["metadata"]))
+        try:
+            model = find(name, version, label)
+        except NotFound:
+            raise NotFound(_missing(name, version, parts["verb"] or parts["metadata"])) from None
         if parts["metadata"]:
             return json_response(_metadata(model.manifest))
         if parts["verb"] is None:
