@@ -216,7 +216,7 @@ cats: ONNX Runtime would do 3.7 µs a call
 model      source       engine                 speed     size  largest difference  seconds
 ---------  -----------  ------------  --------------  -------  ------------------  -------
 dogs_even  saved_model  ONNX Runtime  195,000 rows/s  47.8 kB             7.1e-08      6.1
-dogs_even: not by LiteRT: an 'op'  with  gaps
+dogs_even: not served by LiteRT: an 'op'  with  gaps
 """,
 ]
 
@@ -228,7 +228,7 @@ def test_the_compilers_tables_are_joined() -> None:
         "cats       keras        LiteRT         1.2 µs a call  1234.5 MB             3.1e-07     12.5",
         "dogs_even  saved_model  ONNX Runtime  195,000 rows/s    47.8 kB             7.1e-08      6.1",
         "cats: ONNX Runtime would do 3.7 µs a call",
-        "dogs_even: not by LiteRT: an 'op'  with  gaps",
+        "dogs_even: not served by LiteRT: an 'op'  with  gaps",
     ]
     assert MODELS.compiler_table(REPORTS[1:]) == REPORTS[1].strip()
     assert MODELS.compiler_table([]) == ""

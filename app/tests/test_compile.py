@@ -553,7 +553,7 @@ PICTURE = "inputs: {x: {kind: image, scale: 1/255}}\n"
         ("outputs: {y: {kind: image}}", ["outputs.y", "kind: image", "[any, 2]"]),
         ("examples: [{input: [1, 2], expect: [0, 0]}]", ["example 1", "[batch, 4]"]),
         ("examples: [{input: [1, 2, 3, 4], expect: {z: 1}}]", ["example 1", "no output z", "y"]),
-        ("examples: [{input: [1, 2, 3, 4], expect: {y: {a: 1}}}]", ["example 1", "y: an object is no answer"]),
+        ("examples: [{input: [1, 2, 3, 4], expect: {y: {a: 1}}}]", ["example 1", "y: an object is not an answer"]),
         ("examples: [{input: [1, 2, 3, 4], expect: cat}]", ["example 1", "no label 'cat'", "number"]),
         (
             "examples: [{name: four, input: [1, 2, 3, 4], expect: [99, 99]}]",
@@ -621,8 +621,8 @@ def test_the_command_gives_equal_files_every_time_and_removes_models_that_are_go
     assert done.returncode == 0, done.stderr
     header, _, row, why, warning = done.stdout.splitlines()
     assert header.split() == ["model", "source", "engine", "speed", "size", "largest", "difference", "seconds"]
-    assert row.split()[:4] == ["m", "keras", "ONNX", "Runtime"] and why.startswith("m: not by LiteRT: ")
-    assert warning.startswith("m: warning: no example.")
+    assert row.split()[:4] == ["m", "keras", "ONNX", "Runtime"] and why.startswith("m: not served by LiteRT: ")
+    assert warning.startswith("m: warning: no example")
     shutil.copytree(one / "m", two / "gone")
     shutil.copytree(one / "m", two / "m")
     (two / "m" / "left_over").touch()

@@ -163,7 +163,7 @@ def _table(reports: list[Report]) -> str:
     lines.insert(1, "  ".join("-" * width for width in widths))
     for report in reports:
         lines += [f"{report.name}: {engine} would do {speed}" for engine, speed in report.others.items()]
-        lines += [f"{report.name}: not by {refusal}" for refusal in report.refusals]
+        lines += [f"{report.name}: not served by {refusal}" for refusal in report.refusals]
         if report.recorded:
             lines.append(f"{report.name}: the model's own answer was recorded for {report.recorded} of its examples")
         lines += [f"{report.name}: warning: {warning}" for warning in report.warnings]

@@ -161,7 +161,7 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
             encoded[example.name] = encode_example(draft, example, folder)
         except InputError as error:
             file = any(text.startswith("examples/") for text in _texts(example.input))
-            hint = " To the model a text is a picture's file only with kind: image for its input." if file else ""
+            hint = " A text is the name of a picture's file only if its input has kind: image." if file else ""
             raise CompileError(f"{card.path}: example {example.name}: {error}.{hint}") from None
     probes = make_probes(source, draft.inputs, encoded)
     answers = {probe.name: probe.answer for probe in probes}
@@ -244,13 +244,13 @@ SATURATED = 1e-3
 def _warnings(card: Card, source: Source, draft: Manifest, probes: list[Probe]) -> Iterator[str]:
     """Yield what leaves a wrong scale unnoticed."""
     if not draft.examples:
-        yield "no example. A release is not asked anything whose answer is known; add examples to the card."
+        yield "no example, so nothing checks the answers of a release before it serves. Add examples to the card."
     for name, given in card.inputs.items():
         unscaled = isinstance(given, ImageInput) and "scale" not in given.model_fields_set
         if unscaled and source.layers is not None and not source.layers & SCALING:
             yield (
-                f"inputs.{name} has no scale, and the model no layer that rescales: it gets pixels of 0 … 255. Write "
-                "the scale that it was trained with, such as scale: 1/255; scale: 1 if that is it."
+                f"inputs.{name} has no scale, and no layer of the model rescales: the model gets pixels of 0 … 255. "
+                "Write the scale that it was trained with, such as scale: 1/255, or scale: 1 if that is right."
             )
     for spec in draft.outputs:
         answers = [probe.answer[spec.name] for probe in probes]
@@ -262,8 +262,8 @@ def _warnings(card: Card, source: Source, draft: Manifest, probes: list[Probe]) 
                 )
         elif spec.dtype.startswith("float") and all(map(_saturated, answers)):
             yield (
-                f"outputs.{spec.name}: every answer, to the examples and to random input, is 0 or 1 to three digits. A "
-                "wrong scale may not show. Add an example whose answer lies between, with that number."
+                f"outputs.{spec.name}: every answer, to the examples and to random input, is 0 or 1 to three digits, "
+                "which may hide a wrong scale. Add an example whose answer lies in between, and expect that number."
             )
 
 
@@ -302,7 +302,8 @@ def _draft(card: Card, source: Source) -> Manifest:
     )
     if card.predict and not (takes_image(draft) or takes_numbers(draft)):
         raise CompileError(
-            f"{card.path}: predict: POST /predict takes a picture or rows of numbers; this model needs more. Remove it."
+            f"{card.path}: predict: POST /predict takes a picture or rows of numbers; this model takes neither. "
+            "Remove it."
         )
     return draft
 
@@ -366,7 +367,7 @@ def _output(card: Card, spec: TensorSpec) -> OutputSpec:
         )
         raise CompileError(
             f"{where}: labels: {len(given.labels)} labels, but the model answers {has}: the last size of its shape "
-            f"{_shape(spec)} is the classes. Write one label per class."
+            f"{_shape(spec)} is the number of classes. Write one label per class."
         )
     if isinstance(given, BinaryOutput) and len(spec.shape) > 1 and spec.shape[-1] != 1:
         raise CompileError(
@@ -408,7 +409,7 @@ def _examples(card: Card, outputs: tuple[OutputSpec, ...]) -> Iterator[Example]:
                 raise CompileError(f"{where}: the model has no output {name}; its outputs: {', '.join(known)}.")
             spec = known[name]
             if isinstance(value, dict):  # only a recorded answer is one
-                raise CompileError(f"{where}: {name}: an object is no answer; write a label, a number or a list.")
+                raise CompileError(f"{where}: {name}: an object is not an answer; write a label, a number or a list.")
             unknown = [text for text in _texts(value) if text not in spec.labels]
             if unknown and spec.dtype != "string":
                 labels = f"its labels: {', '.join(spec.labels)}" if spec.labels else "it has no labels; write a number"

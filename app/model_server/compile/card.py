@@ -224,8 +224,8 @@ class ImageOutput(_Mapping):
     """A picture, answered as PNG. Each of the model's numbers is pixel * scale + offset, the pixel within 0 … 255."""
 
     kind: Literal["image"]
-    scale: Number = Field(1.0, gt=0, description="A number, or a fraction such as 1/255; mostly that of the input.")
-    offset: Number = Field(0.0, description="A number, or a fraction such as 1/2; mostly that of the input.")
+    scale: Number = Field(1.0, gt=0, description="A number, or a fraction such as 1/255; usually the input's.")
+    offset: Number = Field(0.0, description="A number, or a fraction such as 1/2; usually the input's.")
 
 
 class ExampleCard(_Mapping):
@@ -450,7 +450,7 @@ def load_versions(folder: Path) -> VersionsCard:
     if card.model_extra and all((folder / version / CARD).exists() for version in place.versions):
         raise CardError(
             f"{folder / CARD}: each version has a card of its own, so nothing reads {', '.join(card.model_extra)} "
-            "here. Leave it out."
+            "here. Remove it."
         )
     return card.versions
 
@@ -530,7 +530,7 @@ def _only_weights(folder: Path, architecture: Path) -> Path:
         raise ValueError(f"{architecture.name} is an architecture without weights; put its weights .h5 beside it")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"several are here ({names}); name those of {architecture.name}")
+        raise ValueError(f"several are here ({names}); name the one that belongs to {architecture.name}")
     return found[0]
 
 

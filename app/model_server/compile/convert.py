@@ -184,7 +184,7 @@ def make_probes(source: Source, inputs: tuple[InputSpec, ...], examples: dict[st
             else:
                 failures.append(f"{shapes}: NaN or infinity")
     if not left:
-        sizes = "if its free sizes need more, give the input a shape in the card; " if has_free_sizes else ""
+        sizes = "if its free sizes must be larger, give the input a shape in the card; " if has_free_sizes else ""
         raise CompileError(
             f"the model itself gives no usable answer to several random rows ({failures[0]}), so no engine "
             f"could be compared with it. If it takes only certain input, give examples in the card; {sizes}if its "
@@ -197,8 +197,8 @@ def _check_batch(answer: Tensors, batch: int) -> None:
     for name, value in answer.items():
         if value.ndim == 0 or value.shape[0] != batch:
             raise CompileError(
-                f"output {name}: {batch} rows in, shape {list(value.shape)} out. A served model answers each "
-                "row by itself: its outputs begin with the batch axis."
+                f"output {name}: {batch} rows in, shape {list(value.shape)} out. Build the model so that "
+                "each output begins with the batch axis and has one answer per row."
             )
 
 

@@ -197,9 +197,8 @@ def _refuse_unsafe(card: Card, config: Any) -> None:
     for item in _objects(config):
         if item["class_name"] in ("Lambda", "__lambda__") and not card.allow_lambda:
             raise CompileError(
-                f"{card.model}: layer {_layer_name(item)} is a Lambda: Python code that came inside the "
-                f"file. If you trust the file, set allow_lambda: true in {card.path}; better, write a Layer "
-                "class."
+                f"{card.model}: layer {_layer_name(item)} is a Lambda: Python code inside the model's "
+                f"file. Write a Layer class instead or, if you trust the file, set allow_lambda: true in {card.path}."
             )
         if isinstance(item["config"], dict) and item["config"].get("stateful") is True:
             raise CompileError(
@@ -229,7 +228,7 @@ def _load_error(card: Card, architecture: _Architecture, defined: set[str], erro
     elif architecture.format == "json+h5":
         weights = card.weights.name if card.weights else "its weights file"
         remedy = f"Check that {weights} belongs to {card.model.name}."
-    return CompileError(f"{card.model}: Keras does not load it ({type(error).__name__}: {_brief(error)}). {remedy}")
+    return CompileError(f"{card.model}: Keras cannot load it ({type(error).__name__}: {_brief(error)}). {remedy}")
 
 
 def _brief(error: BaseException) -> str:
@@ -291,8 +290,8 @@ def _functional(framework: ModuleType, model: Any) -> Any:
     shape = (model.get_build_config() or {}).get("input_shape") if hasattr(model, "get_build_config") else None
     if not shape or not all(size is None or isinstance(size, int) for size in shape):
         raise CompileError(
-            f"The model {model.name} has no declared input. Save it after it was called once on one tensor, "
-            "or build it with keras.Input."
+            f"The model {model.name} has no declared input. Call it once on a tensor before you save it, or "
+            "build it with keras.Input."
         )
     tensor = framework.Input(batch_shape=(None, *shape[1:]), name="input")
     return framework.Model(tensor, model(tensor))
@@ -379,7 +378,9 @@ def _load_saved_model(folder: Path) -> Source:
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:
-        raise CompileError(f"{folder}: TensorFlow does not load this SavedModel ({_brief(error)}).") from None
+        raise CompileError(
+            f"{folder}: TensorFlow cannot load this SavedModel ({_brief(error)}). Export it again."
+        ) from None
     names = sorted(loaded.signatures)
     if SIGNATURE in names:
         name = SIGNATURE

@@ -65,8 +65,8 @@ def _no_model(what: str, able: list[Model]) -> InputError:
     if not able:
         return InputError(f"no model of this server takes {what}; GET /models lists what they take")
     return InputError(
-        f"no model takes {what} without being named; ask at /predict/NAME, where NAME is {_names(able, 'or')}. Models "
-        "with predict: true in their cards answer here"
+        f"no model answers {what} at this address; ask at /predict/NAME, where NAME is {_names(able, 'or')}. Only "
+        "models with predict: true in their cards answer here"
     )
 
 

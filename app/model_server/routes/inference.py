@@ -202,7 +202,9 @@ def _outputs(manifest: Manifest, given: Any, binary: bool) -> list[tuple[OutputS
         name = item["name"]
         parameters = _parameters(item, f"output {name}: ")
         if parameters.get("classification"):
-            raise InputError(f"output {name}: no classification; POST /predict/{manifest.name} answers with labels")
+            raise InputError(
+                f"output {name}: classification is not supported; POST /predict/{manifest.name} answers with labels"
+            )
         outputs[name] = (specs[name], _flag(parameters, "binary_data", f"output {name}: ", binary))
     return list(outputs.values())
 
@@ -275,7 +277,7 @@ def _from_json(spec: InputSpec, shape: tuple[int, ...], item: dict[str, Any]) ->
     if not nested or math.prod(nested) != math.prod(shape):
         raise InputError(
             f"input {spec.name}: data must be a list of {math.prod(shape)} values, flat or nested, for the shape "
-            f"{list(shape)}; it has {math.prod(nested) if nested else 'no list'}"
+            f"{list(shape)}; it {f'has {math.prod(nested)}' if nested else 'is not a list'}"
         )
     return to_tensor(replace(spec, shape=tuple(nested)), item["data"]).reshape(shape)
 

@@ -42,7 +42,7 @@ ERRORS = {
     "404": "There is no such model, version, label or example.",
     "413": "The body is larger than the limit.",
     "500": "The server failed; its log has the reason under the request id.",
-    "503": "A model cannot be loaded or is not ready, or its queue is full.",
+    "503": "A model cannot be loaded or is not ready, or its queue is full (Retry-After: how many seconds to wait).",
     "504": "The request waited too long for its model.",
 }
 
@@ -447,7 +447,7 @@ def _server(manifests: list[Manifest], samples: dict[str, list[Sample]]) -> Path
             "metrics",
             "Metrics for Prometheus",
             {"text/plain": {"schema": STRING}},
-            description="Only at each container's own address.",
+            description="At each container's own address. nginx shows it as /metrics/1 … to the networks it is set to.",
         ),
         "/openapi.json": _operation(SERVER, "openapi", "This document", _json(OBJECT)),
         "/docs": _operation(SERVER, "docs", "This document as a page", HTML),
