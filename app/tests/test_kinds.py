@@ -319,5 +319,5 @@ def test_categories_and_numbers_in_and_several_outputs(deploy: Deploy) -> None:
 
 
 def test_a_picture_without_its_kind_is_refused_with_the_remedy(deploy: Deploy) -> None:
-    with pytest.raises(CompileError, match=r"kind: image for its input"):
+    with pytest.raises(CompileError, match=r"give the input kind: image"):
         deploy(digit(), "examples: [{input: examples/seven.png}]")

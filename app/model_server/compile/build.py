@@ -161,7 +161,7 @@ def _compile(card: Card, folder: Path, scratch: Path) -> tuple[Manifest, _Choice
             encoded[example.name] = encode_example(draft, example, folder)
         except InputError as error:
             file = any(text.startswith("examples/") for text in _texts(example.input))
-            hint = " A text is the name of a picture's file only if its input has kind: image." if file else ""
+            hint = " If that text names a picture's file, give the input kind: image in the card." if file else ""
             raise CompileError(f"{card.path}: example {example.name}: {error}.{hint}") from None
     probes = make_probes(source, draft.inputs, encoded)
     answers = {probe.name: probe.answer for probe in probes}
