@@ -2,11 +2,11 @@
 """Measures Slipway beside other model servers, interleaved, and writes RESULTS.md. `make bench` runs it.
 
     make bench                                              # everything
-    make bench ONLY=xor,cnn-jpeg PEERS=litserve SECONDS=1   # these items of Slipway, the limits and LitServe
+    make bench ONLY=xor,cnn-jpeg PEERS=litserve SECONDS=1   # these items; Slipway, the bare endpoint, LitServe
 
 In each round every server in turn is started, checked, asked for a slice of time per item and number of connections,
 and stopped; the order rotates from round to round. So no server runs while another is measured, and a drift of the
-machine's speed meets all of them. It is no test: it asserts nothing about time, and wrong answers are counted.
+machine's speed affects all of them. It is not a test: it asserts nothing about time, and only counts wrong answers.
 """
 
 from __future__ import annotations
