@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -205,6 +206,35 @@ def test_short_calls_run_at_once_and_long_ones_on_a_thread() -> None:
 
 
 # ---------------------------------------------------------------- over HTTP
+
+
+def test_a_refusal_says_nothing_of_how_long_an_answer_takes() -> None:
+    calls, threads = Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=False), []
+
+    def engine(inputs: Tensors) -> Tensors:
+        threads.append(threading.get_ident())
+        if 13 in inputs["x"]:
+            raise EngineError("13 brings bad luck")
+        time.sleep(0.01)
+        return {"y": inputs["x"]}
+
+    calls.run(engine, row(1), 1, Record())
+    with pytest.raises(EngineError):
+        calls.run(engine, row(13), 1, Record())
+    calls.run(engine, row(2), 1, Record())
+    assert threading.get_ident() not in threads
+
+
+def test_stages_of_several_models_add_up() -> None:
+    record, calls = Record(), Calls("slow", ModelMetrics("slow", "1"), threads=1, queue=9, batches=False)
+
+    def engine(inputs: Tensors) -> Tensors:
+        time.sleep(0.01)
+        return {"y": inputs["x"]}
+
+    for number in (1, 2):
+        calls.run(engine, row(number), 1, record)
+    assert record.stages["engine"] >= 20 and record.stages.keys() == {"engine", "queue"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from model_server import engines
 from model_server.compile.build import compile_model
 from model_server.compile.convert import CANDIDATES
-from model_server.engines import EngineError, Wide, load_engine, running_threads
+from model_server.engines import EngineError, LoadError, Wide, load_engine, running_threads
 from model_server.manifest import Manifest, ManifestError, read_manifest, read_manifests
 
 ENGINES = ("litert", "onnx", "tensorflow")
@@ -111,6 +112,19 @@ def test_more_threads_are_used_only_while_the_machine_has_nothing_else_to_do(
     loadavg.write_text("0.20 0.33 0.56 3/412 2041\n")
     assert running_threads(loadavg) == 3
     assert running_threads() >= 1
+
+
+def test_a_model_that_fails_to_load_a_second_time_is_not_tried_again(
+    compiled: dict[str, tuple[Manifest, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = compiled["onnx"]
+    wide = Wide(manifest, tmp_path, 2)  # where no model is
+    monkeypatch.setattr(engines, "running_threads", lambda: 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert wide.fits()
+    with pytest.raises(LoadError, match="cannot load"):
+        wide.run(rows(1))
+    assert not wide.fits()
 
 
 def test_a_missing_library_names_its_requirements(

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ import pytest
 from flask.testing import FlaskClient
 from keras import layers
 
-from conftest import APP, Server, python_path
+from conftest import APP, Server, make_manifest, python_path
 from model_server.app import create_app
 from model_server.catalogue import Catalogue
 from model_server.compile.card import CardError, find_versions, load_card, load_versions
-from model_server.manifest import ManifestError, read_versions
+from model_server.manifest import InputSpec, ManifestError, OutputSpec, _asked, read_versions
 from model_server.settings import Settings
 
 CARD = """
@@ -460,3 +461,17 @@ def test_versions_belong_into_the_card_of_all_of_them(folder: Path) -> None:
     (folder / "cats.keras").touch()
     with pytest.raises(CardError, match=r"versions: the model has no numbered folders; put each version into one"):
         load_card(folder)
+
+
+def test_a_canary_takes_and_answers_tensors_alike() -> None:
+    picture = InputSpec("p", "float32", (-1, 8, 8, 3), "p", "image", color="rgb", scale=1 / 255)
+    scores = OutputSpec("s", "float32", (-1, 2), "s", "classes")
+    ours = make_manifest([picture], [scores, replace(scores, name="t")])
+    assert _asked(ours) == _asked(make_manifest([picture], [replace(one, labels=("a", "b")) for one in ours.outputs]))
+    for other in (
+        make_manifest([replace(picture, scale=1 / 127.5, offset=-1)], [*ours.outputs]),
+        make_manifest([replace(picture, shape=(-1, 16, 16, 3))], [*ours.outputs]),
+        make_manifest([picture], [*reversed(ours.outputs)]),
+        make_manifest([picture], [scores, replace(scores, name="t", dtype="float64")]),
+    ):
+        assert _asked(ours) != _asked(other)
