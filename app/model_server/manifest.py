@@ -202,11 +202,6 @@ def read_versions(folder: Path) -> list[Versions]:
     return [_read_model(path) for path in found]
 
 
-def read_manifests(folder: Path) -> list[Manifest]:
-    """Read the default version's manifest of every compiled model in `folder`, as read_versions does."""
-    return [model.default for model in read_versions(folder)]
-
-
 def _read_model(folder: Path) -> Versions:
     path = folder / VERSIONS
     if not path.exists():

@@ -26,7 +26,8 @@ class Sample:
     """An example of a card as clients send it.
 
     `row` has its files as `{"b64": "…"}`; `picture` is the file's path if the row is one. `inputs` are its tensors, a
-    batch of one. `outputs` are the right answer's, or None if the card expects only a part of it.
+    batch of one. `outputs` are the right answer's, or None if the card expects only a part of it. `expects` says in a
+    sentence what is right: the card's answer or, if that is `recorded`, the model's own.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Sample:
     picture: str | None
     inputs: Tensors
     outputs: Tensors | None
-    expects: str
+    expects: str = ""
+    recorded: bool = False
 
 
 def samples(manifest: Manifest, folder: Path) -> list[Sample]:
@@ -44,7 +46,7 @@ def samples(manifest: Manifest, folder: Path) -> list[Sample]:
     tensors = zeros(manifest)
     values = {name: listed(array[0]) for name, array in tensors.items()}
     row = values if len(values) > 1 else values[manifest.inputs[0].name]
-    return [Sample("zeros", row, None, tensors, None, "")]
+    return [Sample("zeros", row, None, tensors, None)]
 
 
 def listed(value: Any) -> Any:
@@ -146,18 +148,19 @@ def _sample(manifest: Manifest, example: Example, folder: Path) -> Sample:
         return {"b64": base64.b64encode((folder / file).read_bytes()).decode()}
 
     given = example.input
+    recorded = any(isinstance(value, dict) for value in example.expect.values())
+    expected = ", ".join(f"{name}: {value}" for name, value in example.expect.items())
     return Sample(
         name=example.name,
         row=replace_files(given, manifest.pictures, sent),
         picture=given if isinstance(given, str) and manifest.pictures else None,
         inputs=encode_example(manifest, example, folder),
         outputs=_expected(manifest, example),
-        expects=", ".join(f"{name}: {_said(value)}" for name, value in example.expect.items()),
+        expects="The model's own answer, recorded when it was compiled."
+        if recorded
+        else f"The card expects {expected}.",
+        recorded=recorded,
     )
-
-
-def _said(expected: Any) -> str:
-    return "the recorded answer" if isinstance(expected, dict) else str(expected)
 
 
 def _expected(manifest: Manifest, example: Example) -> Tensors | None:

@@ -16,7 +16,7 @@ from model_server import engines
 from model_server.compile.build import compile_model
 from model_server.compile.convert import CANDIDATES
 from model_server.engines import EngineError, LoadError, Wide, load_engine, running_threads
-from model_server.manifest import Manifest, ManifestError, read_manifest, read_manifests
+from model_server.manifest import Manifest, ManifestError, read_manifest, read_versions
 
 ENGINES = ("litert", "onnx", "tensorflow")
 
@@ -146,6 +146,6 @@ def test_a_manifest_of_another_version_is_refused(compiled: dict[str, tuple[Mani
     (tmp_path / "line").mkdir()
     (tmp_path / "line" / "manifest.json").write_text(json.dumps({**data, "colour": "red"}))
     with pytest.raises(ManifestError, match=r"line/manifest\.json.*Compile the model again"):
-        read_manifests(tmp_path)
+        read_versions(tmp_path)
     with pytest.raises(ManifestError, match="no compiled model here"):
-        read_manifests(tmp_path / "line")
+        read_versions(tmp_path / "line")

@@ -181,7 +181,7 @@ def test_examples_of_other_kinds_of_models_are_answered_as_documented(serve: Cal
 def test_a_recorded_answer_is_an_example_of_the_answer(serve: Callable[..., FlaskClient]) -> None:
     asked = serve(LETTERS).get("/openapi.json").json["paths"]["/predict/letters"]["post"]
     [(name, example)] = asked["responses"]["200"]["content"]["application/json"]["examples"].items()
-    assert name == "recorded" and "cut: the recorded answer" in example["description"]
+    assert name == "recorded" and example["description"] == "The model's own answer, recorded when it was compiled."
     [answer] = example["value"]["answers"]
     assert answer["gene"]["label"] == ["yes"] * 3 and answer["cut"]["index"] == [0] * 3
     assert answer["mask"]["image"]["b64"]

@@ -13,7 +13,7 @@ import pytest
 from model_server.answers import check_expected
 from model_server.engines import Tensors, load_engine
 from model_server.inputs import encode_example
-from model_server.manifest import read_manifest, read_manifests
+from model_server.manifest import read_manifest, read_versions
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -33,7 +33,7 @@ def held_out(compiled: Path, name: str) -> tuple[Tensors, Tensors]:
 
 
 def test_every_model_is_compiled_and_both_small_engines_are_used(compiled: Path) -> None:
-    manifests = read_manifests(compiled)
+    manifests = [model.default for model in read_versions(compiled)]
     assert {manifest.name: (manifest.source_format, manifest.engine) for manifest in manifests} == {
         "digits": ("h5", "litert"),
         "digits_even": ("keras", "onnx"),

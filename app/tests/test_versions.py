@@ -127,9 +127,7 @@ def copy(models: Path, compiled_versions: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def served(compiled_versions: Path, start_server: Callable[..., Server]) -> Server:
-    return start_server(
-        MODEL_SERVER_MODELS=str(compiled_versions), MODEL_SERVER_ROWS_MODEL="net", MODEL_SERVER_REQUEST_LOG="true"
-    )
+    return start_server(MODEL_SERVER_MODELS=str(compiled_versions), MODEL_SERVER_REQUEST_LOG="true")
 
 
 def ask(server: Server, path: str, body: Any = None, request_id: str = "") -> tuple[int, Any, str | None]:

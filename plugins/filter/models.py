@@ -191,7 +191,7 @@ def compile_faults(results: Iterable[Mapping[str, Any]], where: str) -> list[str
 
 
 def compiler_table(reports: Iterable[str]) -> str:
-    """Return the compiler's tables of one model each as one table, and below it why a faster engine was refused."""
+    """Return the compiler's tables of one model each as one table, and below it what else the compiler said."""
     rows: list[list[str]] = []
     notes: list[str] = []
     for report in reports:

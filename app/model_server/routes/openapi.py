@@ -26,7 +26,7 @@ from .tfserving import has_signature
 
 # A larger example is left out: nobody reads it.
 EXAMPLE_BYTES = 4096
-IDEALIZED = "The card expects {}. The scores of a label are idealized."
+IDEALIZED = " The scores of a label are idealized."
 
 PREDICTIONS, ARTICLES, SERVER = "Predictions", "Clients of the articles", "The server"
 TFSERVING, INFERENCE = "TensorFlow Serving", "Open Inference Protocol"
@@ -41,10 +41,12 @@ ERRORS = {
     "400": "The input cannot be used.",
     "404": "There is no such model, version, label or example.",
     "413": "The body is larger than the limit.",
+    "415": "The Content-Encoding is neither gzip nor deflate.",
     "500": "The server failed; its log has the reason under the request id.",
     "503": "A model cannot be loaded or is not ready, or its queue is full (Retry-After: how many seconds to wait).",
     "504": "The request waited too long for its model.",
 }
+ERRORS_OF_VERSIONS = ["400", "404", "413", "500", "503", "504"]
 
 STRING: Schema = {"type": "string"}
 STRINGS: Schema = {"type": "array", "items": STRING}
@@ -160,7 +162,7 @@ def _predictions(manifest: Manifest, samples: list[Sample]) -> Paths:
         PREDICTIONS,
         f"predict_{name}",
         manifest.title or name,
-        _json(answered, _examples(right, IDEALIZED)),
+        _json(answered, _examples(right, answers=True)),
         description=manifest.description,
         body=(_uploads(name, samples) if takes_image(manifest) else {}) | body,
     )
@@ -181,7 +183,7 @@ def _prediction_versions(manifests: list[Manifest]) -> Paths:
                 "version labelled stable; labels may differ.",
                 body=body,
                 parameters=[model, _parameter(where, example)],
-                errors=[*ERRORS],
+                errors=ERRORS_OF_VERSIONS,
             )
         }
         for where, example in (("version", manifests[0].version), ("label", STABLE))
@@ -249,7 +251,7 @@ def _tfserving(manifest: Manifest, samples: list[Sample]) -> Paths:
                         by_name({"outputs": _single(outputs, by_name(outputs))}),
                     ]
                 },
-                _examples(right, IDEALIZED),
+                _examples(right, answers=True),
             ),
             description="Rows as instances, or whole tensors, the batch axis first, as inputs.",
             body=_json(
@@ -314,7 +316,7 @@ def _tfserving_models(manifests: list[Manifest]) -> Paths:
                 "without a version, which describe the one labelled stable; labels may differ.",
                 body=_json(OBJECT),
                 parameters=[*parameters, _parameter("verb", "predict", ["predict", "classify", "regress"])],
-                errors=[*ERRORS],
+                errors=ERRORS_OF_VERSIONS,
             )
             paths[path + ":{verb}"] = {"post": operation}
     return paths
@@ -347,7 +349,7 @@ def _inference(manifest: Manifest, samples: list[Sample]) -> Paths:
         INFERENCE,
         f"infer_{name}",
         manifest.title or name,
-        _json(answered, _examples(right, IDEALIZED)) | BINARY,
+        _json(answered, _examples(right, answers=True)) | BINARY,
         description="Whole tensors, the batch axis first in shape, data flat or nested; a picture is its pixels as the "
         "model takes them. A binary input has the parameter binary_data_size instead of data; the parameters "
         "binary_data and binary_data_output ask for binary outputs.",
@@ -356,6 +358,7 @@ def _inference(manifest: Manifest, samples: list[Sample]) -> Paths:
         )
         | BINARY,
         parameters=[_ref("parameters/json_length")],
+        errors=["400", "413", "415", "500", "503", "504"],
     )
     return {f"/v2/models/{name}/infer": {"post": operation}}
 
@@ -521,13 +524,13 @@ def _uploads(name: str, samples: list[Sample]) -> Content:
     }
 
 
-def _examples(values: Iterable[tuple[Sample, Any]], text: str = "The card expects {}.") -> dict[str, Any]:
+def _examples(values: Iterable[tuple[Sample, Any]], answers: bool = False) -> dict[str, Any]:
     """Return an Example Object for each value, by its sample's name."""
     examples = {}
     for sample, value in values:
         if len(json_response(value).get_data()) <= EXAMPLE_BYTES:
-            described = {"description": text.format(sample.expects)} if sample.expects else {}
-            examples[sample.name] = described | {"value": value}
+            text = sample.expects + (IDEALIZED if answers and not sample.recorded else "")
+            examples[sample.name] = ({"description": text} if sample.expects else {}) | {"value": value}
     return examples
 
 
