@@ -415,13 +415,17 @@ def test_each_folder_that_is_no_version_and_each_file_beside_them_is_a_mistake(f
     (folder / "003").mkdir()
     (folder / ("9" * 19)).mkdir()
     (folder / "old.h5").touch()
+    (folder / "3").mkdir()
+    (folder / "3/train.py").touch()
     with pytest.raises(CardError) as error:
         find_versions(folder)
     assert [said.partition(":")[0] for said in error.value.args] == [
         f"{folder}/003",
         f"{folder}/{'9' * 19}",
         f"{folder}/old.h5",
+        f"{folder}/3",
     ]
+    shutil.rmtree(folder / "3")
     for path in ("003", "9" * 19):
         (folder / path).rmdir()
     (folder / "old.h5").unlink()

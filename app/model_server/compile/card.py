@@ -422,6 +422,11 @@ def find_versions(folder: Path) -> tuple[str, ...]:
             f"{path}: is beside the model's versions. Move it into a numbered folder, such as {folder / '1'}."
             for path in _models_in(folder)
         ]
+    mistakes += [
+        f"{folder / name}: no model is in it. Put this version of the model there, or remove the folder."
+        for name in sorted(numbers)
+        if VERSION.fullmatch(name) and not _models_in(folder / name)
+    ]
     if mistakes:
         raise CardError(*mistakes)
     return tuple(sorted(numbers, key=int))
