@@ -91,9 +91,12 @@ class Worker(ggevent.GeventWorker):
         application = self.wsgi
 
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
+            response = start_response.__self__
+            response.write = partial(_send_at_once, response)
+
             def start(*args: Any) -> Any:
                 if not self.alive:  # told to stop while this request ran: close its connection after the answer
-                    start_response.__self__.force_close()
+                    response.force_close()
                 return start_response(*args)
 
             return application(environ, start)
@@ -126,6 +129,30 @@ class Worker(ggevent.GeventWorker):
             for greenlet, timeout in list(self._idle.items()):
                 gevent.kill(greenlet, timeout)
             gevent.sleep(0.2)
+
+
+class _Parts(list[bytes]):
+    """Stands for a socket, and keeps what is sent."""
+
+    sendall = list.append
+
+
+def _send_at_once(response: Any, body: bytes) -> None:
+    """Do what gunicorn's Response.write does, but send the headers together with the first part of the body.
+
+    nginx passes headers on as they come. If this process died before the body, nginx could not ask another one then.
+    """
+    write, sock = type(response).write, response.sock
+    if response.headers_sent:
+        write(response, body)
+        return
+    response.sock = _Parts()
+    try:
+        write(response, body)
+        whole = b"".join(response.sock)
+    finally:
+        response.sock = sock
+    sock.sendall(whole)
 
 
 class _FairServer(StreamServer):

@@ -308,6 +308,17 @@ def test_an_address_that_is_no_path_is_answered(server: Server) -> None:
     assert connection.getresponse().status < 500
 
 
+def test_headers_and_body_are_sent_at_once(server: Server) -> None:
+    """A process that dies between them would leave nginx with half an answer, which no other process can complete."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        for _ in range(50):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ") and body
+            client.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65536).endswith(b"\r\n\r\n")
+
+
 def test_chunked_bodies_count_against_the_limit(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("POST", "/predict", (b" " * 2**20 for _ in range(16)), encode_chunked=True)
