@@ -65,20 +65,14 @@ def lstm() -> keras.Model:
 
 
 def slow() -> keras.Model:
-    """One number in, about a second of work."""
+    """One number in, about a second of work, in little memory: one layer, again and again."""
     layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((1,)),
-            layers.Dense(64 * 64 * 8),
-            layers.Reshape((64, 64, 8)),
-            layers.UpSampling2D(2),
-            layers.Conv2D(256, 3, padding="same", activation="relu"),
-            layers.Conv2D(256, 3, padding="same", activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(1),
-        ]
-    )
+    number = keras.Input((1,))
+    picture = layers.UpSampling2D(16)(layers.Reshape((4, 4, 64))(layers.Dense(4 * 4 * 64)(number)))
+    again = layers.Conv2D(64, 3, padding="same", activation="relu")
+    for _ in range(60):
+        picture = again(picture)
+    return keras.Model(number, layers.Dense(1)(layers.GlobalAveragePooling2D()(picture)))
 
 
 def spread(model: keras.Model, numbers: np.ndarray) -> None:
