@@ -65,7 +65,7 @@ def lstm() -> keras.Model:
 
 
 def slow() -> keras.Model:
-    """One number in, about a second of work, in little memory: one layer, again and again."""
+    """One number in, 18 billion operations: one layer, again and again."""
     layers = keras.layers
     number = keras.Input((1,))
     picture = layers.UpSampling2D(16)(layers.Reshape((4, 4, 64))(layers.Dense(4 * 4 * 64)(number)))
