@@ -108,6 +108,10 @@ def image() -> str:
     return (WORK / "image").read_text()
 
 
+def _address(container: str) -> str:
+    return run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", container)
+
+
 class Container(Server):
     """Slipway's image on this machine's Docker Engine, with the limits that role model_server gives it."""
 
@@ -145,8 +149,7 @@ class Container(Server):
             image(),
             *self.command(),
         )
-        address = run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", self.container)
-        return Target(f"http://{address}:5000", self.dialect)
+        return Target(f"http://{_address(self.container)}:5000", self.dialect)
 
     def stop(self) -> None:
         subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, check=False)
@@ -197,8 +200,7 @@ class BehindNginx(Server):
     def start(self) -> Target:
         run("docker", "start", self._host)
         # Not by its published port: there Docker's proxy would copy every byte once more.
-        address = run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", self._host)
-        return Target(f"https://{address}", self.dialect, ROOT / f"ca/{self._host}.pem")
+        return Target(f"https://{_address(self._host)}", self.dialect, ROOT / f"ca/{self._host}.pem")
 
     def stop(self) -> None:
         subprocess.run(["docker", "stop", self._host], capture_output=True, check=False)

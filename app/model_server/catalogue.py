@@ -97,13 +97,13 @@ class Model:
         """Return the answer to the first row in short, as answers.verdict does."""
         return self._decoded(outputs, lambda: verdict(self.manifest, outputs))
 
-    def _decoded(self, outputs: Tensors, decode: Callable[[], T]) -> T:
-        """Return decode(), from a thread if there are pictures to encode or the labels of many steps to find."""
+    def _decoded(self, outputs: Tensors, read: Callable[[], T]) -> T:
+        """Return read(), from a thread if there are pictures to encode or the labels of many steps to find."""
         slow = any(
             spec.kind == "image" or (spec.kind != "numbers" and outputs[spec.name].size > MANY_SCORES)
             for spec in self.manifest.outputs
         )
-        return self._decoding.run(decode) if slow else decode()
+        return self._decoding.run(read) if slow else read()
 
     @property
     def engine(self) -> Engine:
